@@ -1,0 +1,174 @@
+"""Frozen value types that cross package borders: work, windows, counters, memory.
+
+Standard-library dataclasses only, so that measuring needs no heavy import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Literal
+
+from calibration_data.terms import POWER_TERMS, TERMS
+
+Provenance = Literal["measured", "inferred", "simulated", "literature"]
+"""Where a joule comes from. Never upgraded on the way: simulated in, simulated out."""
+
+_TOTAL_KINDS = frozenset({"package", "dram", "gpu"})
+
+
+def domain_kind(domain: str) -> str:
+    """Kind of a domain: ``"package-0-die-1"`` → ``"package"``, ``"dram-0"`` → ``"dram"``."""
+    return domain.split("-", 1)[0]
+
+
+def total_domains(domains: Iterable[str]) -> tuple[str, ...]:
+    """The domains whose sum is a device's total: packages, DRAM and GPUs, each once.
+
+    ``core`` and ``uncore`` are inside their package; ``psys`` contains package and DRAM.
+    """
+    return tuple(domain for domain in domains if domain_kind(domain) in _TOTAL_KINDS)
+
+
+@dataclass(frozen=True)
+class Work(Mapping[str, float]):
+    """Exact amounts of work by term name: FLOP, bytes, lines, launches, and seconds for power terms.
+
+    An absent term is an amount of zero. Works add, and scale by a number.
+
+    Raises:
+        ValueError: a name is no term of the model, or an amount is negative or not finite.
+    """
+
+    amounts: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, amount in self.amounts.items():
+            if name not in TERMS:
+                raise ValueError(f"{name!r} is not a term of the energy model")
+            if not (isfinite(amount) and amount >= 0):
+                raise ValueError(f"the amount of {name} must be finite and not negative, got {amount}")
+        kept = {name: float(self.amounts[name]) for name in TERMS if self.amounts.get(name)}
+        object.__setattr__(self, "amounts", kept)
+
+    def __getitem__(self, name: str) -> float:
+        if name not in TERMS:
+            raise KeyError(name)
+        return self.amounts.get(name, 0.0)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.amounts)
+
+    def __len__(self) -> int:
+        return len(self.amounts)
+
+    def __add__(self, other: Work) -> Work:
+        names = set(self.amounts) | set(other.amounts)
+        return Work({name: self[name] + other[name] for name in names})
+
+    def __mul__(self, factor: float) -> Work:
+        return Work({name: amount * factor for name, amount in self.amounts.items()})
+
+    __rmul__ = __mul__
+
+    def over(self, *, duration_s: float, active_s: float, busy_core_s: float) -> Work:
+        """The same work with the times of the window in which it ran."""
+        times = {
+            "idle_w": duration_s,
+            "dram_idle_w": duration_s,
+            "awake_w": active_s,
+            "core_w": busy_core_s,
+        }
+        return self.without_times() + Work(times)
+
+    def without_times(self) -> Work:
+        """The operations alone, without the seconds of the power terms."""
+        return Work({name: amount for name, amount in self.amounts.items() if name not in POWER_TERMS})
+
+
+@dataclass(frozen=True, kw_only=True)
+class CounterSpec:
+    """What one domain of a sensor can tell.
+
+    Attributes:
+        domain: ``package-0``, ``dram-0``, ``core-0``, ``uncore-0``, ``psys``, ``gpu-0``.
+        kind: ``counter`` (cumulative energy) or ``power`` (samples in watts).
+        interface: ``powercap``, ``nvml``, ``pyjoules`` or ``simulated``.
+        source: file or call that is read.
+        resolution_uj: smallest step of the counter, in µJ; None if unknown.
+        range_uj: the counter starts again at 0 when it reaches this, in µJ; None if it never wraps.
+        update_period_s: time between two updates of the counter; None if unknown.
+        averaging_window_s: time over which a power sample averages; None for counters.
+        excludes: what a reader might think is in it and is not.
+    """
+
+    domain: str
+    kind: Literal["counter", "power"] = "counter"
+    interface: str
+    source: str
+    resolution_uj: float | None = None
+    range_uj: int | None = None
+    update_period_s: float | None = None
+    averaging_window_s: float | None = None
+    excludes: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowReading:
+    """Joules of one measurement window.
+
+    Attributes:
+        duration_s: elapsed time between the two readings, not the intended time.
+        energy_j: gross joules by domain.
+        quantisation_u_j: standard uncertainty by domain from the counter's tick and resolution.
+    """
+
+    duration_s: float
+    energy_j: Mapping[str, float]
+    quantisation_u_j: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not (isfinite(self.duration_s) and self.duration_s > 0):
+            raise ValueError(f"a window must have a positive duration, got {self.duration_s}")
+
+    @property
+    def total_j(self) -> float:
+        """Joules of the total: packages + DRAM + GPUs."""
+        return sum(self.energy_j[domain] for domain in total_domains(self.energy_j))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryHierarchy:
+    """Sizes of the levels that data passes on its way to a core.
+
+    Attributes:
+        l1_bytes: data cache of one core.
+        l2_bytes: second level; of one core on a CPU, of the whole device on a GPU.
+        llc_bytes: shared last level; None where the second level is the last.
+        line_bytes: unit of transfer: 64 B lines on CPUs, 32 B sectors on GPUs.
+        cores: cores (CPU) or multiprocessors (GPU) that can be busy at the same time.
+    """
+
+    l1_bytes: int
+    l2_bytes: int
+    llc_bytes: int | None
+    line_bytes: int
+    cores: int
+
+    def __post_init__(self) -> None:
+        sizes = [self.l1_bytes, self.l2_bytes] + ([] if self.llc_bytes is None else [self.llc_bytes])
+        if min(sizes) <= 0 or sizes != sorted(sizes):
+            raise ValueError(f"cache sizes must be positive and grow from level to level, got {sizes}")
+        if self.line_bytes <= 0 or self.cores <= 0:
+            raise ValueError("line_bytes and cores must be positive")
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """Names of the levels from the core outwards, ending in ``dram``."""
+        return ("l1", "l2", "dram") if self.llc_bytes is None else ("l1", "l2", "llc", "dram")
+
+    @property
+    def last_cache_bytes(self) -> int:
+        """Size of the last cache before DRAM."""
+        return self.l2_bytes if self.llc_bytes is None else self.llc_bytes
