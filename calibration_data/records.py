@@ -9,15 +9,23 @@ History of the format:
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+)
 
 from calibration_data.quantities import CounterSpec, MemoryHierarchy, Work
 from calibration_data.terms import POWER_TERMS, TERMS
 
-RECORD_SCHEMA = "calijoule/record"
-RECORD_SCHEMA_VERSION = 1
+RECORD_SCHEMA: Final = "calijoule/record"
+RECORD_SCHEMA_VERSION: Final = 1
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Text = Annotated[str, Field(max_length=2000)]
@@ -144,7 +152,9 @@ class CalibrationRecord(_Frozen):
         domains = {spec.domain for spec in self.sensors}
         for window in (*self.replicates, *self.warm_ups, *self.dropped, self.idle_before, self.idle_after):
             if set(window.energy_j) != domains:
-                raise ValueError(f"a window reads {sorted(window.energy_j)}, the sensors are {sorted(domains)}")
+                raise ValueError(
+                    f"a window reads {sorted(window.energy_j)}, the sensors are {sorted(domains)}"
+                )
             limit = window.duration_s * (1 + 1e-6)
             if window.active_s > limit or window.busy_core_s > limit * max(self.device.memory.cores, 1):
                 raise ValueError("a window's active or busy core seconds exceed its duration")

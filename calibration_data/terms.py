@@ -48,7 +48,10 @@ def _terms() -> dict[str, Term]:
     for level in CACHE_LEVELS:
         name = f"byte_{level}"
         terms[name] = Term(
-            name=name, unit="J/B", amount_unit="B", meaning=f"increment for one byte that passes the {level} cache"
+            name=name,
+            unit="J/B",
+            amount_unit="B",
+            meaning=f"increment for one byte that passes the {level} cache",
         )
     terms["byte_dram_read"] = Term(
         name="byte_dram_read", unit="J/B", amount_unit="B", meaning="increment for one byte read from DRAM"

@@ -1,13 +1,13 @@
 """Errors of measuring, by whose fault they are.
 
-    NoUsableSensorError (exit 3)
-    ├── SensorMissingError        this machine has no such sensor
-    └── SensorPermissionError     it has one, and this user may not read it
-    MeasurementError (exit 5)
-    ├── SensorReadError           a read failed or returned no number
-    ├── CounterResetError         a counter without a range went backwards
-    ├── ImplausiblePowerError     the energy of a window is more than any part can draw
-    └── WindowOrderError          a window was closed that is not open
+NoUsableSensorError (exit 3)
+├── SensorMissingError        this machine has no such sensor
+└── SensorPermissionError     it has one, and this user may not read it
+MeasurementError (exit 5)
+├── SensorReadError           a read failed or returned no number
+├── CounterResetError         a counter without a range went backwards
+├── ImplausiblePowerError     the energy of a window is more than any part can draw
+└── WindowOrderError          a window was closed that is not open
 """
 
 from __future__ import annotations

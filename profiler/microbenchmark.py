@@ -11,7 +11,9 @@ from typing import Literal
 
 from calibration_data import MemoryHierarchy, Work
 
-KernelName = Literal["idle", "spin", "load", "store", "copy", "gather", "scatter", "fma", "intensity", "launch"]
+KernelName = Literal[
+    "idle", "spin", "load", "store", "copy", "gather", "scatter", "fma", "intensity", "launch"
+]
 
 ELEMENT_BYTES = 8
 """Loads, stores and copies move 8-byte elements."""

@@ -1,0 +1,1 @@
+"""Kernels that do a known amount of work on a real device."""

@@ -1,0 +1,1 @@
+"""Records in, cost model out, and predictions from it."""

@@ -1,0 +1,1 @@
+"""Cost model in; selection, trained network and report out."""

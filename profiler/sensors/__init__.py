@@ -1,0 +1,1 @@
+"""Sensors: cumulative energy counters behind one protocol."""
