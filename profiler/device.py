@@ -19,10 +19,12 @@ class Execution:
     Attributes:
         active_s: seconds in which at least one core was busy.
         busy_core_s: busy seconds summed over cores.
+        throttled: the device ran below its speed for heat or power; the run does not count.
     """
 
     active_s: float
     busy_core_s: float
+    throttled: bool = False
 
 
 class Kernel(Protocol):
@@ -50,8 +52,16 @@ class Device(Protocol):
     provenance: Literal["measured", "simulated"]
     model_name: str
     memory: MemoryHierarchy
-    clock: Clock
-    sensors: Sequence[Sensor]
+
+    @property
+    def clock(self) -> Clock:
+        """Time as the device and its sensors see it."""
+        ...
+
+    @property
+    def sensors(self) -> Sequence[Sensor]:
+        """What measures it."""
+        ...
 
     def supports(self, benchmark: Microbenchmark) -> bool:
         """Whether the device can run it (a dtype may be missing)."""

@@ -36,7 +36,7 @@ class Microbenchmark:
         threads: cores that run it; 0 for ``idle``.
         level: memory level in which the working set lives; None for kernels without one.
         working_set_bytes: of all threads together: each thread walks its own equal share.
-        dtype: of the arithmetic, for ``fma`` and ``intensity``.
+        dtype: of the arithmetic, one of ``calibration_data.terms.DTYPES``, for ``fma`` and ``intensity``.
         fma_per_element: multiply-adds on each loaded element, for ``intensity``.
         duty: fraction of the window in which the kernel runs; the rest is idle.
     """
@@ -47,7 +47,7 @@ class Microbenchmark:
     threads: int = 1
     level: Literal["l1", "l2", "llc", "dram"] | None = None
     working_set_bytes: int | None = None
-    dtype: Literal["fp32", "fp64"] | None = None
+    dtype: str | None = None
     fma_per_element: int = 0
     duty: float = 1.0
 

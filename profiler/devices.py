@@ -1,0 +1,45 @@
+"""Opens a device by the name that a user gives: ``cpu``, ``sim:NAME`` or ``sim:FILE.json``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from calibration_data import UsageError, domain_kind
+from profiler.device import Device
+from profiler.sensors.base import Sensor
+
+DEFAULT_POWERCAP_ROOT = Path("/sys/class/powercap")
+
+
+def open_device(name: str, *, powercap_root: Path = DEFAULT_POWERCAP_ROOT, seed: int = 0) -> Device:
+    """Open a device with its sensors.
+
+    Args:
+        name: ``cpu``, ``sim:NAME`` of a shipped simulated device, or ``sim:FILE.json``.
+        powercap_root: root of the RAPL tree; containers mount the host's elsewhere.
+        seed: of a simulated device's noise; other devices bring their own.
+
+    Raises:
+        UsageError: no device has such a name.
+        NoUsableSensorError: the device exists and nothing here can measure it.
+        InvalidFileError: the simulated device's file breaks its schema.
+    """
+    if name.startswith("sim:"):
+        from profiler.simulated_device import SimulatedDevice
+        from profiler.simulated_spec import load_spec
+
+        return SimulatedDevice(load_spec(name.removeprefix("sim:")), name=name, seed=seed)
+    if name == "cpu":
+        from profiler.cpu_device import CpuDevice
+        from profiler.sensors import open_sensors
+
+        sensors = [sensor for sensor in open_sensors(powercap_root=powercap_root) if _measures_cpu(sensor)]
+        return CpuDevice(sensors)
+    raise UsageError(
+        f"There is no device {name!r}.",
+        next_step="Give cpu, sim:NAME or sim:FILE.json; see: calijoule devices.",
+    )
+
+
+def _measures_cpu(sensor: Sensor) -> bool:
+    return all(domain_kind(spec.domain) != "gpu" for spec in sensor.specs)
