@@ -28,8 +28,11 @@ from profiler.meter import EnergyMeter
 from profiler.microbenchmark import Microbenchmark
 from profiler.plan import Plan
 
-MAX_DROPPED = 3
+MAX_DROPPED = 5
 """Throttled windows of one configuration before it is given up."""
+
+COOL_DOWN_S = 5.0
+"""Pause after a throttled window."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +144,7 @@ class _Trial:
                         f"{point.point} was throttled {len(dropped)} times.",
                         next_step="Let the device cool down, then continue with --resume.",
                     )
+                self._device.idle(COOL_DOWN_S)
             idle_after = self._idle_window()
         finally:
             kernel.close()

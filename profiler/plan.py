@@ -209,5 +209,5 @@ def _random_bytes(memory: MemoryHierarchy, threads: int) -> int:
 
 
 def _whole_lines(size: int, line_bytes: int) -> int:
-    """At least two whole lines, so that a copy has a line to read and one to write."""
-    return int(max(2, size // (2 * line_bytes) * 2) * line_bytes)
+    """Up to an even number of lines, so that a copy has as many to read as to write."""
+    return -(-size // (2 * line_bytes)) * 2 * line_bytes

@@ -36,7 +36,8 @@ class _Counter:
     ) -> None:
         self._spec = spec
         self._faults = faults
-        self._phase_s = rng.random() * spec.update_period_s
+        # The last tick before the device was made; its power then is taken to be that of its first moment.
+        self._phase_s = -rng.random() * spec.update_period_s
         self._seen_j = rng.random() * (spec.range_j or 1000.0)
         self._tick = 0
         self._now_s = 0.0
@@ -51,11 +52,7 @@ class _Counter:
         self._history.append(_Segment(self._now_s, self._now_j, power_w))
         self._now_s += duration_s
         self._now_j += duration_s * power_w
-        last = (
-            int((self._now_s - self._phase_s) / self._spec.update_period_s)
-            if self._now_s > self._phase_s
-            else 0
-        )
+        last = int((self._now_s - self._phase_s) / self._spec.update_period_s)
         while self._tick < last:
             end_s = self._tick_s(self._tick + 1)
             if end_s - self._window_s >= self._history[-1].start_s:
@@ -89,10 +86,8 @@ class _Counter:
         return self._phase_s + index * self._spec.update_period_s
 
     def _true_j(self, time_s: float) -> float:
-        for segment in reversed(self._history):
-            if segment.start_s <= time_s:
-                return segment.start_j + (time_s - segment.start_s) * segment.power_w
-        return self._history[0].start_j
+        segment = next((s for s in reversed(self._history) if s.start_s <= time_s), self._history[0])
+        return segment.start_j + (time_s - segment.start_s) * segment.power_w
 
     def _apply_faults(self) -> None:
         for fault in [fault for fault in self._faults if fault.at_s <= self._now_s]:
