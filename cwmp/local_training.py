@@ -1,0 +1,160 @@
+"""One client's training in one round.
+
+Local SGD of federated averaging (McMahan et al., "Communication-Efficient Learning of Deep Networks from
+Decentralized Data", AISTATS 2017, ClientUpdate in Algorithm 1); with momentum, the velocity starts at zero
+in every round. What leaves is the pseudo-gradient global − local (Reddi et al., ICLR 2021), one number per
+gradient coordinate.
+
+Plain ``torch.autograd.grad`` and one fused update: no optimizer or loader objects, which would cost more
+than the arithmetic of a small network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from calibration_data import CalijouleError, UsageError
+
+
+class DivergedError(CalijouleError):
+    """Training produced numbers that are not finite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalSettings:
+    """How a client trains.
+
+    Attributes:
+        epochs: passes over the client's samples.
+        batch_size: samples of one step; the last one of an epoch may be shorter.
+        learning_rate: of SGD.
+        momentum: of SGD.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    momentum: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalUpdate:
+    """What a client has learned.
+
+    Attributes:
+        update: global − local by parameter name, in the parameters' shapes.
+        samples: the client's samples, its weight in the average.
+        mean_loss: mean cross-entropy of all its training samples over the round, before each step.
+    """
+
+    update: dict[str, Tensor]
+    samples: int
+    mean_loss: float
+
+
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """Run torch on one thread, so that sums have one order and results repeat to the bit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def weights_of(network: nn.Module) -> dict[str, Tensor]:
+    """A copy of a network's parameters by name."""
+    return {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+
+
+def local_update(
+    network: nn.Module,
+    weights: Mapping[str, Tensor],
+    x: Tensor,
+    y: Tensor,
+    settings: LocalSettings,
+    *,
+    seed: int,
+    client: int = 0,
+) -> LocalUpdate:
+    """Train from the global weights on one client's samples.
+
+    A pure function of its arguments: neither ``weights`` nor ``network`` nor torch's random state change.
+
+    Args:
+        network: gives the computation; its own parameters are not used.
+        weights: the global weights by name.
+        x: the client's samples, shape (n, n_features).
+        y: their classes, shape (n,).
+        settings: epochs, batch size, learning rate, momentum.
+        seed: of the order of the samples, and of dropout.
+        client: for messages.
+
+    Raises:
+        UsageError: the client has no samples.
+        DivergedError: the update is not finite.
+    """
+    samples = len(y)
+    if samples == 0:
+        raise UsageError(f"Client {client} has no samples.", next_step="Leave it out of the partition.")
+    local = {name: value.detach().clone().requires_grad_() for name, value in weights.items()}
+    velocity = [torch.zeros_like(value) for value in local.values()] if settings.momentum else []
+    loss_sum = 0.0
+    network.train()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for batch in batches(samples, settings):
+            loss = sgd_step(network, local, velocity, x, y, batch, settings)
+            loss_sum += loss.item() * len(batch)
+    update = {name: weights[name] - value.detach() for name, value in local.items()}
+    if not all(bool(torch.isfinite(value).all()) for value in update.values()):
+        raise DivergedError(
+            f"The update of client {client} is not finite.", next_step="Try a smaller learning_rate."
+        )
+    return LocalUpdate(update=update, samples=samples, mean_loss=loss_sum / (samples * settings.epochs))
+
+
+def batches(samples: int, settings: LocalSettings) -> Iterator[Tensor]:
+    """Indices of every step's samples: a new order in each epoch, drawn from torch's random state."""
+    for _ in range(settings.epochs):
+        yield from torch.split(torch.randperm(samples), settings.batch_size)
+
+
+def sgd_step(
+    network: nn.Module,
+    local: Mapping[str, Tensor],
+    velocity: list[Tensor],
+    x: Tensor,
+    y: Tensor,
+    batch: Tensor,
+    settings: LocalSettings,
+) -> Tensor:
+    """One step of SGD on ``local``, in place; ``velocity`` is empty without momentum. Returns the loss."""
+    output = functional_call(network, dict(local), (x.index_select(0, batch),))
+    loss = nn.functional.cross_entropy(output, y.index_select(0, batch))
+    parameters = list(local.values())
+    gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
+    with torch.no_grad():
+        if velocity:
+            torch._foreach_mul_(velocity, settings.momentum)
+            torch._foreach_add_(velocity, gradients)
+            gradients = tuple(velocity)
+        torch._foreach_add_(parameters, gradients, alpha=-settings.learning_rate)
+    return loss.detach()
+
+
+def evaluate(network: nn.Module, weights: Mapping[str, Tensor], x: Tensor, y: Tensor) -> tuple[float, float]:
+    """Accuracy in [0, 1] and mean cross-entropy of some weights on some samples."""
+    network.eval()
+    with torch.no_grad():
+        output = functional_call(network, dict(weights), (x,))
+        loss = nn.functional.cross_entropy(output, y).item()
+        accuracy = (output.argmax(1) == y).double().mean().item()
+    return accuracy, loss
