@@ -72,7 +72,8 @@ def test_working_sets_live_beyond_doubt_in_their_level() -> None:
     assert max(sizes["l1"]) <= memory.l1_bytes / 2
     assert min(sizes["l2"]) >= 2 * memory.l1_bytes
     assert max(sizes["l2"]) <= memory.l2_bytes / 2
-    assert max(sizes["llc"]) <= memory.llc_bytes / 2
+    # Shares are rounded up to whole lines for each thread.
+    assert max(sizes["llc"]) <= 0.501 * memory.llc_bytes
     assert min(sizes["dram"]) >= 4 * memory.llc_bytes
 
 
