@@ -1,0 +1,23 @@
+"""Errors of selecting and pricing; all are the caller's to solve.
+
+UsageError                      (calibration_data.errors, exit code 2)
+├── EmptyNetworkError           there is no gradient coordinate to price or to select
+├── InvalidCostError            a cost is zero, negative or not finite
+└── NonFiniteGradientError      a gradient is NaN, infinite, or too large to be squared
+"""
+
+from __future__ import annotations
+
+from calibration_data import UsageError
+
+
+class EmptyNetworkError(UsageError):
+    """There is no trainable parameter, or none of them has a coordinate."""
+
+
+class InvalidCostError(UsageError):
+    """A cost is zero, negative or not finite: no budget could be kept with it."""
+
+
+class NonFiniteGradientError(UsageError):
+    """Gradients that are NaN or infinite cannot be ranked; usually the training has diverged."""
