@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from math import sqrt
 from typing import ParamSpec, TypeVar
@@ -67,6 +67,14 @@ class _Edge:
     total_uj: dict[str, int]
 
 
+@dataclass
+class _OpenWindow:
+    """Where a window began, and the first failure of a reading since: the window is lost with it."""
+
+    begin: _Edge
+    failure: MeasurementError | None = None
+
+
 class EnergyMeter:
     """Measures the energy of windows with all domains of some sensors.
 
@@ -98,9 +106,8 @@ class EnergyMeter:
             raise UsageError("Two sensors measure a domain of the same name.")
         self._lock = threading.Lock()
         self._totals: dict[int, _Totals] = {}
-        self._open: dict[str, _Edge] = {}
+        self._open: dict[str, _OpenWindow] = {}
         self._stop_polling: Callable[[], None] | None = None
-        self._polling_error: MeasurementError | None = None
 
     @property
     def specs(self) -> tuple[CounterSpec, ...]:
@@ -118,7 +125,11 @@ class EnergyMeter:
             raise WindowOrderError(f"A window named {name!r} is already open.")
         self._start_polling()
         self._synchronize()
-        self._open[name] = self._edge()
+        with self._lock:
+            if not self._open:
+                # What a counter did between windows is nobody's energy: count anew from here.
+                self._totals.clear()
+            self._open[name] = _OpenWindow(self._edge())
 
     def end(self, name: str) -> WindowReading:
         """Close a window and return its joules.
@@ -126,14 +137,25 @@ class EnergyMeter:
         Raises:
             WindowOrderError: no window of that name is open.
             SensorReadError: a counter could not be read, now or while the window was open.
+            CounterResetError: a counter without a range fell.
             ImplausiblePowerError: a counter moved faster than any part can draw power.
+            MeasurementError: no time passed between the two edges.
         """
         if name not in self._open:
             raise WindowOrderError(f"No window named {name!r} is open.")
-        self._synchronize()
-        begin = self._open.pop(name)
-        end = self._edge()
+        try:
+            self._synchronize()
+            with self._lock:
+                window = self._open[name]
+                if window.failure is not None:
+                    raise window.failure
+                end = self._edge()
+        finally:
+            del self._open[name]
+        begin = window.begin
         duration_s = (end.time_ns - begin.time_ns) * 1e-9
+        if duration_s <= 0:
+            raise MeasurementError(f"The window {name!r} ended at the instant at which it began.")
         energy_j = {domain: (end.total_uj[domain] - begin.total_uj[domain]) * 1e-6 for domain in self._specs}
         u_j = {
             domain: quantisation_u_j(spec, energy_j[domain], duration_s)
@@ -184,18 +206,23 @@ class EnergyMeter:
         self.close()
 
     def _edge(self) -> _Edge:
-        """Read every sensor and return the running totals."""
-        with self._lock:
-            if self._polling_error is not None:
-                error, self._polling_error = self._polling_error, None
-                raise error
-            self._advance_totals()
-            total_uj: dict[str, int] = {}
-            for totals in self._totals.values():
-                total_uj |= totals.total_uj
-            return _Edge(self._totals[0].time_ns, total_uj)
+        """Read every sensor and return the running totals; the lock is held."""
+        self._advance_totals()
+        total_uj: dict[str, int] = {}
+        for totals in self._totals.values():
+            total_uj |= totals.total_uj
+        return _Edge(self._totals[0].time_ns, total_uj)
 
     def _advance_totals(self) -> None:
+        """Read every sensor; a failure is lasting for every window that is open."""
+        try:
+            self._read_sensors()
+        except MeasurementError as error:
+            for window in tuple(self._open.values()):
+                window.failure = window.failure or error
+            raise
+
+    def _read_sensors(self) -> None:
         for index, sensor in enumerate(self._sensors):
             reading = sensor.read()
             totals = self._totals.get(index)
@@ -226,12 +253,10 @@ class EnergyMeter:
 
     def _poll(self) -> None:
         with self._lock:
-            if not self._open or self._polling_error is not None:
-                return
-            try:
-                self._advance_totals()
-            except MeasurementError as error:
-                self._polling_error = error
+            if self._open:
+                # The failure is kept in the windows and raised when they end.
+                with suppress(MeasurementError):
+                    self._advance_totals()
 
 
 def quantisation_u_j(spec: CounterSpec, energy_j: float, duration_s: float) -> float:

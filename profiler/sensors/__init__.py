@@ -1,1 +1,89 @@
-"""Sensors: cumulative energy counters behind one protocol."""
+"""Sensors: cumulative energy counters behind one protocol, and the one table of those that we know."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from calibration_data import NoUsableSensorError
+from profiler.errors import SensorMissingError, SensorPermissionError
+from profiler.sensors.base import Reading, Sensor
+from profiler.sensors.nvml import NvmlSensor
+from profiler.sensors.powercap import POWERCAP_ROOT, PowercapSensor
+from profiler.sensors.pyjoules import PyJoulesSensor
+
+__all__ = [
+    "POWERCAP_ROOT",
+    "SENSORS",
+    "RaplBackend",
+    "Reading",
+    "RealSensor",
+    "Sensor",
+    "no_usable_sensor",
+    "open_sensors",
+]
+
+RaplBackend = Literal["powercap", "pyjoules"]
+RealSensor = PowercapSensor | PyJoulesSensor | NvmlSensor
+
+SENSORS: dict[str, tuple[str, Callable[[Path], RealSensor]]] = {
+    "powercap": ("CPU and DRAM (RAPL, powercap)", PowercapSensor),
+    "pyjoules": ("CPU and DRAM (RAPL, pyJoules)", PyJoulesSensor),
+    "nvml": ("NVIDIA GPU (NVML)", lambda _root: NvmlSensor()),
+}
+"""By interface: the name for people, and how to open it at a powercap root."""
+
+_LOG = logging.getLogger(__name__)
+
+
+def open_sensors(
+    *, powercap_root: Path = POWERCAP_ROOT, backend: RaplBackend = "powercap", gpus: bool = True
+) -> tuple[RealSensor, ...]:
+    """Open every real sensor that can be used here: RAPL through one backend, and NVML where wanted.
+
+    Args:
+        powercap_root: the powercap folder.
+        backend: which of the two ways to RAPL; never both, since they read the same counters.
+        gpus: whether GPUs belong to what is measured.
+
+    Raises:
+        NoUsableSensorError: none can be used; the message says what was looked for and why not.
+    """
+    opened: list[RealSensor] = []
+    failures: dict[str, NoUsableSensorError] = {}
+    for interface in (backend, "nvml") if gpus else (backend,):
+        name, open_sensor = SENSORS[interface]
+        try:
+            opened.append(open_sensor(powercap_root))
+        except NoUsableSensorError as error:
+            failures[name] = error
+    if not opened:
+        raise no_usable_sensor(failures)
+    for name, failure in failures.items():
+        if isinstance(failure, SensorPermissionError):
+            _LOG.warning("%s is not measured: %s", name, failure.message)
+    return tuple(opened)
+
+
+def no_usable_sensor(failures: Mapping[str, NoUsableSensorError]) -> NoUsableSensorError:
+    """One error for sensors that all failed to open: what was looked for, and the three ways on.
+
+    A missing permission outweighs a missing sensor, since it can be given.
+    """
+    message = " ".join(
+        ["No usable sensor.", *(f"{name}: {error.message}" for name, error in failures.items())]
+    )
+    forbidden = [error for error in failures.values() if isinstance(error, SensorPermissionError)]
+    first_way = (
+        forbidden[0].next_step.rstrip(".")
+        if forbidden
+        else "measure where the processor's energy_uj files exist and a group of yours may read them"
+    )
+    next_step = (
+        f"Three ways on: (1) {first_way}; (2) use a simulated device: --device sim:server-cpu;"
+        " (3) take a published cost model."
+    )
+    error_type = SensorPermissionError if forbidden else SensorMissingError
+    return error_type(message, next_step=next_step)

@@ -1,0 +1,152 @@
+"""Commands of the profiler: what can be measured here, and the joules of a command."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from calibration_data import UsageError, domain_kind
+from profiler.discovery import SensorState, discover, require_usable
+from profiler.measure import CommandEnergy, MeasureResult, measure_command, measurement_document
+from profiler.meter import EnergyMeter
+from profiler.sensors import POWERCAP_ROOT, RaplBackend, RealSensor, open_sensors
+
+STDOUT = Path("-")
+COVERAGE_FACTOR = 2
+
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Options that every command shares.
+
+    Attributes:
+        powercap_root: root of the RAPL tree.
+    """
+
+    powercap_root: Path = POWERCAP_ROOT
+
+
+@app.command()
+def devices(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Show what can be measured here; for what cannot: why, and the exact remedy."""
+    states = discover(_settings(context).powercap_root)
+    if as_json:
+        typer.echo(json.dumps([asdict(state) for state in states], indent=2))
+    else:
+        _print_states(states)
+    require_usable(states)
+
+
+@app.command(context_settings={"allow_interspersed_args": False})
+def measure(
+    context: typer.Context,
+    command: Annotated[list[str], typer.Argument(help="The command and its arguments, after --.")],
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the result as JSON; - for standard output.")
+    ] = None,
+    idle_s: Annotated[
+        float, typer.Option("--idle-s", min=0, help="Seconds of idle baseline before the command; 0: none.")
+    ] = 1.0,
+    backend: Annotated[RaplBackend, typer.Option(help="Way to the RAPL counters.")] = "powercap",
+) -> None:
+    """Measure the joules of a command: by domain, gross and net, with uncertainty."""
+    powercap_root = _settings(context).powercap_root
+    if json_file not in (None, STDOUT) and not json_file.parent.is_dir():
+        raise UsageError(f"There is no folder {json_file.parent} to write the result into.")
+    sensors = open_sensors(powercap_root=powercap_root, backend=backend)
+    try:
+        with EnergyMeter(sensors) as meter:
+            result = measure_command(command, meter, idle_s=idle_s)
+    finally:
+        for sensor in sensors:
+            sensor.close()
+    _print_result(result, sensors, powercap_root)
+    if json_file is not None:
+        document = measurement_document(result, sensors=sensors, powercap_root=powercap_root)
+        _write(json_file, json.dumps(document, indent=2, allow_nan=False))
+    raise typer.Exit(result.exit_code)
+
+
+def _settings(context: typer.Context) -> Settings:
+    return context.obj if isinstance(context.obj, Settings) else Settings()
+
+
+def _write(path: Path, text: str) -> None:
+    if path == STDOUT:
+        typer.echo(text)
+        return
+    try:
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}.") from error
+
+
+def _print_states(states: Sequence[SensorState]) -> None:
+    console = Console(highlight=False)
+    table = Table("sensor", "state", "domains")
+    for state in states:
+        if state.state != "left out":
+            table.add_row(state.name, state.state, "\n".join(spec.domain for spec in state.specs))
+    console.print(table)
+    for state in states:
+        if state.reason:
+            _print_line(console, f"{state.name}: {state.state}. {state.reason}")
+    for remedy in dict.fromkeys(state.remedy for state in states if state.remedy):
+        _print_line(console, f"Remedy: {remedy}")
+
+
+def _print_result(result: MeasureResult, sensors: Sequence[RealSensor], powercap_root: Path) -> None:
+    console = Console(stderr=True, highlight=False)
+    table = Table("domain", "gross J", "net J", "in the total")
+    for energy in result.domains:
+        table.add_row(energy.domain, *_joules(energy), _part_of_total(energy.domain))
+    if result.total is not None:
+        table.add_section()
+        table.add_row("total", *_joules(result.total))
+    console.print(table)
+    reasons = {energy.net_missing_reason for energy in result.domains if energy.net_missing_reason}
+    if result.total is None:
+        _print_line(console, "No total: neither a package, nor DRAM, nor a GPU is measured.")
+    for reason in sorted(reasons):
+        _print_line(console, f"No net joules: {reason}.")
+    interfaces = sorted({spec.interface for sensor in sensors for spec in sensor.specs})
+    _print_line(
+        console,
+        f"Measured in {result.duration_s:.3f} s by {', '.join(interfaces)}; powercap root {powercap_root}."
+        f" ± is U (k = {COVERAGE_FACTOR}) from tick, resolution and idle baseline; the sensor's own gain"
+        " error comes on top.",
+    )
+
+
+def _print_line(console: Console, text: str) -> None:
+    """Print a whole line, so that paths and commands in it can be copied."""
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def _joules(energy: CommandEnergy) -> tuple[str, str]:
+    gross = f"{energy.gross_j:.6f} ± {COVERAGE_FACTOR * energy.gross_u_j:.2g}"
+    if energy.net_j is None or energy.net_u_j is None:
+        return gross, "none"
+    return gross, f"{energy.net_j:.6f} ± {COVERAGE_FACTOR * energy.net_u_j:.2g}"
+
+
+def _part_of_total(domain: str) -> str:
+    match domain_kind(domain):
+        case "core" | "uncore":
+            return "within its package"
+        case "psys":
+            return "no, it contains package and DRAM"
+        case _:
+            return "yes"
