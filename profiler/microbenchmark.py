@@ -82,19 +82,22 @@ def work_per_loop(benchmark: Microbenchmark, memory: MemoryHierarchy) -> Work:
                 memory, benchmark.level, element_bytes=size, read_bytes=size, written_bytes=0
             )
         case "gather":
-            bytes_moved = traffic(
+            return _random_lines(benchmark, lines) + traffic(
                 memory, benchmark.level, element_bytes=lines * ELEMENT_BYTES, read_bytes=size, written_bytes=0
             )
-            return bytes_moved + Work({"line_random_dram": lines})
         case "scatter":
-            bytes_moved = traffic(
+            return _random_lines(benchmark, lines) + traffic(
                 memory,
                 benchmark.level,
                 element_bytes=2 * lines * ELEMENT_BYTES,
                 read_bytes=size,
                 written_bytes=size,
             )
-            return bytes_moved + Work({"line_random_dram": lines})
+
+
+def _random_lines(benchmark: Microbenchmark, lines: int) -> Work:
+    """Row activations: only lines that come from DRAM open a row there."""
+    return Work({"line_random_dram": lines}) if benchmark.level == "dram" else Work()
 
 
 def traffic(

@@ -1,0 +1,170 @@
+"""The CPU as a device: compiled kernels on pinned threads, and the sensors of its package.
+
+A duty cycle below 1 runs in slices, so that the sensors see many changes within one of their windows:
+
+    ██████░░░░░░██████░░░░░░██████░░░░░░     work for about 10 ms, sleep until the fraction is met
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from calibration_data import UsageError, Work
+from profiler.cache_sizes import read_cpu_caches
+from profiler.clock import Clock, MonotonicClock
+from profiler.cpu_conditions import PROC_ROOT, SYS_ROOT, cpu_conditions, cpu_model_name, throttle_events
+from profiler.device import Execution, Kernel
+from profiler.microbenchmark import Microbenchmark, work_per_loop
+from profiler.sensors.base import Sensor
+from profiler.workloads.cpu_loops import FLOAT_TYPES, make_loop
+from profiler.workloads.threads import PinnedThreads
+
+IDLE_LOOP_S = 1e-3
+"""One loop of ``idle``."""
+
+DUTY_SLICE_S = 0.01
+"""Work between two pauses, where one loop is not longer."""
+
+
+class CpuDevice:
+    """The cores of this machine that this process may use, as far as they are alike.
+
+    Args:
+        sensors: counters that contain the energy of these cores.
+        clock: the clock of the sensors.
+        sys_root: where sysfs is mounted.
+        proc_root: where procfs is mounted.
+
+    Raises:
+        UsageError: the machine does not show its cache sizes.
+    """
+
+    name = "cpu"
+    kind: Literal["cpu", "cuda", "simulated"] = "cpu"
+    provenance: Literal["measured", "simulated"] = "measured"
+
+    def __init__(
+        self,
+        sensors: Sequence[Sensor],
+        clock: Clock | None = None,
+        *,
+        sys_root: Path = SYS_ROOT,
+        proc_root: Path = PROC_ROOT,
+    ) -> None:
+        caches = read_cpu_caches(sys_root / "devices/system/cpu")
+        self.sensors = tuple(sensors)
+        self.clock = clock or MonotonicClock()
+        self.memory = caches.memory
+        self.cpus = caches.cpus
+        self.model_name = cpu_model_name(proc_root)
+        self._sys_root = sys_root
+        self._proc_root = proc_root
+
+    def supports(self, benchmark: Microbenchmark) -> bool:
+        """Whether there are enough cores, the memory level, and the dtype in hardware."""
+        arithmetic = benchmark.kernel in ("fma", "intensity")
+        return (
+            benchmark.threads <= self.memory.cores
+            and (benchmark.level is None or benchmark.level in self.memory.levels)
+            and (not arithmetic or benchmark.dtype in FLOAT_TYPES)
+        )
+
+    def prepare(self, benchmark: Microbenchmark) -> Kernel:
+        """Start the threads, let each allocate its share, compile, and walk everything once.
+
+        Raises:
+            UsageError: the device does not support it, or the working set has no equal shares.
+        """
+        if not self.supports(benchmark):
+            raise UsageError(
+                f"{self.model_name} cannot run {benchmark.point}.",
+                next_step=f"It has {self.memory.cores} cores, the levels {', '.join(self.memory.levels)} and"
+                f" the types {', '.join(FLOAT_TYPES)}.",
+            )
+        if benchmark.kernel == "idle":
+            return IdleKernel(self.clock)
+        make = partial(make_loop, benchmark, line_bytes=self.memory.line_bytes)
+        threads = PinnedThreads(self.cpus[: benchmark.threads], lambda index: make(seed=index), self.clock)
+        kernel = CpuKernel(self, benchmark, threads)
+        threads.run(1)
+        return kernel
+
+    def idle(self, seconds: float) -> None:
+        """Do nothing for that long."""
+        self.clock.sleep(seconds)
+
+    def conditions(self) -> dict[str, str]:
+        """Governor, clocks, temperature and other users of the machine, as far as they can be read."""
+        return cpu_conditions(self.cpus, sys_root=self._sys_root, proc_root=self._proc_root)
+
+    def throttle_events(self) -> int:
+        """Times that the cores ran slower for heat since boot."""
+        return throttle_events(self.cpus, sys_root=self._sys_root)
+
+    def close(self) -> None:
+        """Release the sensors."""
+        for sensor in self.sensors:
+            sensor.close()
+
+
+class IdleKernel:
+    """Nothing, for 1 ms per loop."""
+
+    work_per_loop = Work()
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def run(self, loops: int) -> Execution:
+        """Sleep."""
+        self._clock.sleep(loops * IDLE_LOOP_S)
+        return Execution(active_s=0.0, busy_core_s=0.0)
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+class CpuKernel:
+    """A microbenchmark on its threads."""
+
+    def __init__(self, device: CpuDevice, benchmark: Microbenchmark, threads: PinnedThreads) -> None:
+        self.work_per_loop = work_per_loop(benchmark, device.memory)
+        self._device = device
+        self._duty = benchmark.duty
+        self._threads = threads
+        self._slice_loops = 1
+
+    def run(self, loops: int) -> Execution:
+        """Run that many loops on every thread, duty cycle included."""
+        events = self._device.throttle_events()
+        execution = self._threads.run(loops) if self._duty == 1 else self._run_in_slices(loops)
+        return Execution(
+            active_s=execution.active_s,
+            busy_core_s=execution.busy_core_s,
+            throttled=self._device.throttle_events() > events,
+        )
+
+    def close(self) -> None:
+        """Stop the threads and free the data."""
+        self._threads.close()
+
+    def _run_in_slices(self, loops: int) -> Execution:
+        clock = self._device.clock
+        began_ns = clock.now_ns()
+        active_s = busy_core_s = 0.0
+        left = loops
+        while left:
+            slice_loops = min(left, self._slice_loops)
+            part = self._threads.run(slice_loops)
+            left -= slice_loops
+            active_s += part.active_s
+            busy_core_s += part.busy_core_s
+            self._slice_loops = max(1, round(slice_loops * DUTY_SLICE_S / part.active_s))
+            # Against all time so far, so that one pause that lasts too long shortens the next.
+            pause_s = active_s / self._duty - (clock.now_ns() - began_ns) * 1e-9
+            if pause_s > 0:
+                clock.sleep(pause_s)
+        return Execution(active_s=active_s, busy_core_s=busy_core_s)

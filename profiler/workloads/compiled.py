@@ -1,0 +1,20 @@
+"""How kernels are compiled: without the interpreter lock, so that threads run them at the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import numba
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def compiled(function: F) -> F:
+    """Compile a function when it is first called with new types."""
+    return cast(F, numba.njit(nogil=True)(function))
+
+
+def compiled_reordering_sums(function: F) -> F:
+    """The same, and a floating-point sum may be taken in any order, so that it can use several lanes."""
+    return cast(F, numba.njit(nogil=True, fastmath={"reassoc", "nsz"})(function))
