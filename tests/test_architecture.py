@@ -89,7 +89,6 @@ def test_a_package_hands_on_exactly_what_it_imports(package: str) -> None:
 @pytest.mark.parametrize("package", ["profiler", "cost_models", "cwmp.__main__"])
 def test_importing_stays_light(package: str) -> None:
     code = f"import {package}, sys; print(*[name for name in {HEAVY} if name in sys.modules])"
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
-    )
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout.split() == []
