@@ -14,12 +14,12 @@ from typing import Annotated
 import click
 import typer
 from cost_models.cli import app as cost_models_app
-from profiler.cli import Settings
-from profiler.cli import app as profiler_app
 
 from calibration_data import CalijouleError, __version__
 from cwmp.cli import app as cwmp_app
-from profiler.devices import DEFAULT_POWERCAP_ROOT
+from profiler.cli import Settings
+from profiler.cli import app as profiler_app
+from profiler.sensors import POWERCAP_ROOT
 
 INTERRUPTED = 130
 
@@ -40,7 +40,7 @@ def settings(
     context: typer.Context,
     powercap_root: Annotated[
         Path, typer.Option(help="Root of the RAPL tree; containers mount the host's elsewhere.")
-    ] = DEFAULT_POWERCAP_ROOT,
+    ] = POWERCAP_ROOT,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
 ) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from math import ceil
@@ -26,22 +25,13 @@ from calibration_data.store import append_record, finished_records
 from profiler.device import Device, Execution, Kernel
 from profiler.meter import EnergyMeter
 from profiler.microbenchmark import Microbenchmark
-from profiler.plan import Plan
+from profiler.plan import Plan, Progress
 
 MAX_DROPPED = 5
 """Throttled windows of one configuration before it is given up."""
 
 COOL_DOWN_S = 5.0
 """Pause after a throttled window."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """Where a campaign stands: ``done`` of ``total`` configurations, ``point`` comes next."""
-
-    done: int
-    total: int
-    point: str
 
 
 def run_campaign(

@@ -1,21 +1,25 @@
-"""Commands of the profiler: what can be measured here, and the joules of a command."""
+"""Commands of the profiler: what can be measured here, the joules of a command, and of a device's work."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 from rich.table import Table
 
 from calibration_data import UsageError, domain_kind
 from profiler.discovery import SensorState, discover, require_usable
 from profiler.measure import CommandEnergy, MeasureResult, measure_command, measurement_document
 from profiler.meter import EnergyMeter
+from profiler.plan import PlanName, Progress
 from profiler.sensors import POWERCAP_ROOT, RaplBackend, RealSensor, open_sensors
 
 STDOUT = Path("-")
@@ -79,6 +83,64 @@ def measure(
     raise typer.Exit(result.exit_code)
 
 
+@app.command()
+def profile(
+    context: typer.Context,
+    device: Annotated[str, typer.Option(help="cpu, sim:NAME (a shipped simulated device) or sim:FILE.json.")],
+    out: Annotated[Path, typer.Option(help="File for the records, JSON Lines.")],
+    plan: Annotated[PlanName, typer.Option(help="quick: minutes; full: narrower intervals.")] = "quick",
+    seed: Annotated[int, typer.Option(help="Order of the configurations; noise of a simulated device.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped campaign.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
+) -> None:
+    """Measure a device with microbenchmarks of known work; one record per configuration."""
+    from profiler.campaign import estimated_seconds, run_campaign
+    from profiler.devices import open_device
+    from profiler.plan import make_plan
+
+    console = Console(stderr=True, highlight=False)
+    opened = open_device(device, powercap_root=_settings(context).powercap_root, seed=seed)
+    try:
+        the_plan = make_plan(opened, plan, seed=seed)
+        minutes = estimated_seconds(the_plan, opened) / 60
+        if opened.provenance == "simulated":
+            _print_line(console, f"SIMULATED: every joule of {opened.name} is simulated.")
+            _print_line(
+                console, f"{len(the_plan.points)} configurations, {minutes:.0f} minutes of virtual time."
+            )
+        else:
+            _print_line(console, f"{len(the_plan.points)} configurations, about {minutes:.0f} minutes.")
+        with campaign_progress(console) as report:
+            records = run_campaign(opened, the_plan, out, resume=resume, report=report)
+    finally:
+        opened.close()
+    summary = {
+        "records": len(records),
+        "out": str(out),
+        "device": opened.name,
+        "provenance": opened.provenance,
+    }
+    if as_json:
+        typer.echo(json.dumps(summary))
+    else:
+        _print_line(
+            console, f"{len(records)} {opened.provenance} records in {out}. Next: calijoule fit {out}"
+        )
+
+
+@contextmanager
+def campaign_progress(console: Console) -> Iterator[Callable[[Progress], None]]:
+    """A bar with the time that is left, for ``run_campaign``."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bars(*columns, console=console, transient=True) as bars:
+        task = bars.add_task("profile", total=None)
+
+        def report(progress: Progress) -> None:
+            bars.update(task, total=progress.total, completed=progress.done, description=progress.point)
+
+        yield report
+
+
 def _settings(context: typer.Context) -> Settings:
     return context.obj if isinstance(context.obj, Settings) else Settings()
 
@@ -102,7 +164,7 @@ def _print_states(states: Sequence[SensorState]) -> None:
     console.print(table)
     for state in states:
         if state.reason:
-            _print_line(console, f"{state.name}: {state.state}. {state.reason}")
+            _print_line(console, f"{state.state}: {state.name}: {state.reason}")
     for remedy in dict.fromkeys(state.remedy for state in states if state.remedy):
         _print_line(console, f"Remedy: {remedy}")
 
@@ -116,11 +178,12 @@ def _print_result(result: MeasureResult, sensors: Sequence[RealSensor], powercap
         table.add_section()
         table.add_row("total", *_joules(result.total))
     console.print(table)
-    reasons = {energy.net_missing_reason for energy in result.domains if energy.net_missing_reason}
     if result.total is None:
         _print_line(console, "No total: neither a package, nor DRAM, nor a GPU is measured.")
-    for reason in sorted(reasons):
-        _print_line(console, f"No net joules: {reason}.")
+    for reason in dict.fromkeys(energy.net_missing_reason for energy in result.domains):
+        without = [energy.domain for energy in result.domains if energy.net_missing_reason == reason]
+        if reason:
+            _print_line(console, f"No net joules of {', '.join(without)}: {reason}.")
     interfaces = sorted({spec.interface for sensor in sensors for spec in sensor.specs})
     _print_line(
         console,
@@ -132,7 +195,7 @@ def _print_result(result: MeasureResult, sensors: Sequence[RealSensor], powercap
 
 def _print_line(console: Console, text: str) -> None:
     """Print a whole line, so that paths and commands in it can be copied."""
-    console.print(text, markup=False, soft_wrap=True)
+    console.print(text, markup=False, emoji=False, soft_wrap=True)
 
 
 def _joules(energy: CommandEnergy) -> tuple[str, str]:

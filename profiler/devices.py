@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from calibration_data import UsageError, domain_kind
+from calibration_data import UsageError
 from profiler.device import Device
-from profiler.sensors.base import Sensor
-
-DEFAULT_POWERCAP_ROOT = Path("/sys/class/powercap")
+from profiler.sensors import POWERCAP_ROOT, open_sensors
 
 
-def open_device(name: str, *, powercap_root: Path = DEFAULT_POWERCAP_ROOT, seed: int = 0) -> Device:
+def open_device(name: str, *, powercap_root: Path = POWERCAP_ROOT, seed: int = 0) -> Device:
     """Open a device with its sensors.
 
     Args:
@@ -31,15 +29,9 @@ def open_device(name: str, *, powercap_root: Path = DEFAULT_POWERCAP_ROOT, seed:
         return SimulatedDevice(load_spec(name.removeprefix("sim:")), name=name, seed=seed)
     if name == "cpu":
         from profiler.cpu_device import CpuDevice
-        from profiler.sensors import open_sensors
 
-        sensors = [sensor for sensor in open_sensors(powercap_root=powercap_root) if _measures_cpu(sensor)]
-        return CpuDevice(sensors)
+        return CpuDevice(open_sensors(powercap_root=powercap_root, gpus=False))
     raise UsageError(
         f"There is no device {name!r}.",
         next_step="Give cpu, sim:NAME or sim:FILE.json; see: calijoule devices.",
     )
-
-
-def _measures_cpu(sensor: Sensor) -> bool:
-    return all(domain_kind(spec.domain) != "gpu" for spec in sensor.specs)

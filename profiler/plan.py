@@ -68,6 +68,15 @@ class Plan:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where a campaign stands: ``done`` of ``total`` configurations, ``point`` comes next."""
+
+    done: int
+    total: int
+    point: str
+
+
 def make_plan(device: Device, name: PlanName, *, seed: int = 0) -> Plan:
     """The plan for a device, without what it cannot run, in random order.
 
