@@ -22,7 +22,7 @@ from typing import Any
 
 from calibration_data.records import CalibrationRecord
 from calibration_data.store import records_sha256
-from cost_models.regression import fit_cost_model
+from cost_models.fitting import fit_cost_model
 from profiler.campaign import run_campaign
 from profiler.plan import make_plan
 from profiler.simulated_device import SimulatedDevice

@@ -30,6 +30,9 @@ from profiler.plan import Plan, Progress
 MAX_DROPPED = 5
 """Throttled windows of one configuration before it is given up."""
 
+SETTLE_S = 0.05
+"""Pause before an idle window; at least two ticks of the slowest counter."""
+
 COOL_DOWN_S = 5.0
 """Pause after a throttled window."""
 
@@ -100,8 +103,11 @@ def _earlier_records(out: Path, digest: str, *, resume: bool) -> list[Calibratio
 
 
 def _window_seconds(plan: Plan, device: Device) -> float:
-    ticks_s = [spec.update_period_s or 0.0 for sensor in device.sensors for spec in sensor.specs]
-    return max(plan.protocol.window_s, plan.protocol.ticks * max(ticks_s))
+    return max(plan.protocol.window_s, plan.protocol.ticks * _slowest_tick_s(device))
+
+
+def _slowest_tick_s(device: Device) -> float:
+    return max(spec.update_period_s or 0.0 for sensor in device.sensors for spec in sensor.specs)
 
 
 class _Trial:
@@ -113,6 +119,7 @@ class _Trial:
         self._plan = plan
         self._window_s = _window_seconds(plan, device)
         self._idle_s = max(plan.protocol.idle_s, self._window_s / 2)
+        self._settle_s = max(SETTLE_S, 2 * _slowest_tick_s(device))
         self._origin_ns = device.clock.now_ns()
 
     def measure(self, point: Microbenchmark) -> CalibrationRecord:
@@ -185,6 +192,8 @@ class _Trial:
         return self._as_record(started_ns, window.reading, execution), execution
 
     def _idle_window(self) -> Window:
+        # The counter's last tick before the window must not hold the power of the work before it.
+        self._device.idle(self._settle_s)
         started_ns = self._device.clock.now_ns()
         with self._meter.window("idle") as window:
             self._device.idle(self._idle_s)
