@@ -3,6 +3,7 @@
 UsageError                      (calibration_data.errors, exit code 2)
 ├── EmptyNetworkError           there is no gradient coordinate to price or to select
 ├── InvalidCostError            a cost is zero, negative or not finite
+├── UnknownMemoryError          the cost model describes no device with caches
 └── NonFiniteGradientError      a gradient is NaN, infinite, or too large to be squared
 """
 
@@ -21,3 +22,7 @@ class InvalidCostError(UsageError):
 
 class NonFiniteGradientError(UsageError):
     """Gradients that are NaN or infinite cannot be ranked; usually the training has diverged."""
+
+
+class UnknownMemoryError(UsageError):
+    """The cost model does not say how large the device's caches are, so no tensor has a place."""

@@ -304,14 +304,15 @@ def _flat_gradients(gradients: Mapping[str, Tensor]) -> Tensor:
 def _flat_costs(
     gradients: Mapping[str, Tensor], costs: Mapping[str, float | Tensor], device: torch.device
 ) -> Tensor:
-    missing = [name for name in gradients if name not in costs]
+    present = {name: gradient for name, gradient in gradients.items() if gradient.numel()}
+    missing = [name for name in present if name not in costs]
     if missing:
         raise UsageError(
             f"There is no cost for {', '.join(missing)}.",
             next_step="Make the cost vector from the same network as the gradients.",
         )
     flat = []
-    for name, gradient in gradients.items():
+    for name, gradient in present.items():
         cost = torch.as_tensor(costs[name], dtype=torch.float64, device=device).detach()
         wrong = ~(cost.isfinite() & (cost > 0))
         if wrong.any():

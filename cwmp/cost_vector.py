@@ -1,0 +1,253 @@
+"""CostVector: joules of keeping one gradient coordinate of each tensor, and of whole masks.
+
+After backprop the gradient exists; computing it is sunk. What a client then does splits in two:
+
+    fixed      scan every gradient, three launches per tensor, wake the link: comes off the budget first
+    marginal   pack, apply and send what is kept: the price of a coordinate
+
+Three levels of detail: ``prices_j`` (one number per tensor at a stated density), ``block`` (open a line, then
+each element), and ``evaluate`` (the lines that a mask really touches).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from torch import Tensor, nn
+
+from calibration_data import Provenance, UsageError, Work
+from cost_models import CostModel, Estimate
+from cwmp.links import Link, named_link
+from cwmp.op_counts import IndexCoding, Phase, Touched, count_touched
+from cwmp.pricing import Boundary, Pricing, TensorCost, added, total_work
+from cwmp.tensors import TensorLayout, trainable_tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskCost:
+    """What keeping exactly these coordinates costs.
+
+    Attributes:
+        touched: coordinates, lines and rows by tensor.
+        work: exact work by tensor and phase, with its seconds.
+        update_j: joules of packing and applying.
+        uplink_j: joules of sending, zero where the link is outside the boundary.
+        marginal_j: both together: what the prices approximate.
+        total_j: the same with all that is fixed.
+        priced_j: Σ price·kept, to see how well the prices at their stated density describe this mask.
+        payload_bytes: values and indices of the message.
+    """
+
+    touched: Mapping[str, Touched]
+    work: Mapping[str, Mapping[Phase, Work]]
+    update_j: Estimate
+    uplink_j: Estimate
+    marginal_j: Estimate
+    total_j: Estimate
+    priced_j: float
+    payload_bytes: float
+
+    @property
+    def kept(self) -> float:
+        """Number of kept coordinates."""
+        return sum(touched.kept for touched in self.touched.values())
+
+    def phase_work(self, phase: Phase) -> Work:
+        """Work of one phase over all tensors."""
+        return total_work(work[phase] for work in self.work.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostVector:
+    """Prices of a network's gradient coordinates on one device.
+
+    Attributes:
+        tensors: cost by tensor name, in the order of the network.
+        pricing: everything but the network that decides the prices.
+        fixed_work: work that is done whatever is kept, with its seconds.
+        fixed_j: its joules and those of waking the link.
+        var_ln_c: variance of ln(price) over all coordinates: how much there is to gain from prices.
+        provenance: the worst of the parts.
+        notes: what a reader must know.
+    """
+
+    tensors: Mapping[str, TensorCost]
+    pricing: Pricing
+    fixed_work: Work
+    fixed_j: Estimate
+    var_ln_c: float
+    provenance: Provenance
+    notes: tuple[str, ...]
+
+    @property
+    def boundary(self) -> Boundary:
+        """What is inside the joules."""
+        return self.pricing.boundary
+
+    @property
+    def link(self) -> Link | None:
+        """What sends, if sending is inside the boundary."""
+        return self.pricing.link
+
+    @property
+    def prices_j(self) -> dict[str, float]:
+        """Joules per kept coordinate by tensor: the costs that ``select`` takes."""
+        return {name: cost.price_j.value for name, cost in self.tensors.items()}
+
+    @property
+    def coordinates(self) -> int:
+        """Number of gradient coordinates."""
+        return sum(cost.layout.numel for cost in self.tensors.values())
+
+    def at_density(self, density: float | Mapping[str, float]) -> CostVector:
+        """The same network priced at another density, such as the one that a selection realised.
+
+        Raises:
+            UsageError: a density is not in (0, 1], or is missing for a tensor.
+        """
+        return _priced([cost.layout for cost in self.tensors.values()], self.pricing, density)
+
+    def evaluate(self, kept: Mapping[str, Tensor | Touched]) -> MaskCost:
+        """Joules of exactly these coordinates, by the lines that they touch.
+
+        Args:
+            kept: by tensor name a mask in the tensor's shape, True where the coordinate is kept, or counts of
+                coordinates, lines and rows. A tensor without either keeps nothing.
+
+        Raises:
+            UsageError: a name is unknown or a mask has another shape.
+        """
+        pricing = self.pricing
+        touched = {name: self._touched(name, part) for name, part in kept.items()}
+        full = sum(part.kept for part in touched.values()) == self.coordinates
+        work: dict[str, Mapping[Phase, Work]] = {}
+        payload_bytes = priced_j = 0.0
+        for name, part in touched.items():
+            cost = self.tensors[name]
+            density = part.kept / cost.layout.numel or cost.density
+            work[name] = pricing.marginal_work(cost.layout, part, density, full_message=full)
+            payload_bytes += part.kept * pricing.pair_bytes(cost.layout, density, full_message=full)
+            priced_j += part.kept * cost.price_j.value
+        marginal_work = total_work(phase for phases in work.values() for phase in phases.values())
+        update_j = pricing.model.predict_j(marginal_work)
+        uplink_j = pricing.uplink_j(payload_bytes)
+        on_device_j = pricing.model.predict_j(self.fixed_work + marginal_work)
+        link_j = Estimate(
+            value=uplink_j.value + pricing.wake_j().value,
+            # One figure scales both, so their uncertainties add.
+            standard_uncertainty=uplink_j.standard_uncertainty + pricing.wake_j().standard_uncertainty,
+        )
+        return MaskCost(
+            touched=MappingProxyType(touched),
+            work=MappingProxyType(work),
+            update_j=update_j,
+            uplink_j=uplink_j,
+            marginal_j=added(update_j, uplink_j),
+            total_j=added(on_device_j, link_j),
+            priced_j=priced_j,
+            payload_bytes=payload_bytes,
+        )
+
+    def _touched(self, name: str, kept: Tensor | Touched) -> Touched:
+        if name not in self.tensors:
+            raise UsageError(
+                f"The cost vector has no tensor {name}.",
+                next_step="Use a cost vector of the same network as the masks.",
+            )
+        layout = self.tensors[name].layout
+        if isinstance(kept, Touched):
+            return kept
+        if tuple(kept.shape) != layout.shape:
+            raise UsageError(
+                f"The mask of {name} has shape {tuple(kept.shape)}, the tensor {layout.shape}.",
+                next_step="Use a cost vector of the same network as the masks.",
+            )
+        return count_touched(layout, self.pricing.memory, kept)
+
+
+def cost_vector(
+    source: nn.Module | Mapping[str, Tensor],
+    model: CostModel,
+    *,
+    boundary: Boundary,
+    density: float | Mapping[str, float],
+    link: Link | str | None = None,
+    optimizer_streams: int = 0,
+    index_coding: IndexCoding = "raw32",
+) -> CostVector:
+    """Price the gradient coordinates of a network.
+
+    Args:
+        source: any network with trainable parameters, or tensors by name.
+        model: costs of elementary operations on the device.
+        boundary: what is inside the joules; ``update+uplink`` needs a link.
+        density: expected kept fraction, in (0, 1], for all tensors or by tensor name; neighbours share lines.
+        link: what sends, or the name of one in ``LINKS``.
+        optimizer_streams: optimiser states per weight: 0 SGD, 1 momentum, 2 Adam, 3 AMSGrad.
+        index_coding: how the message says which coordinate a value belongs to.
+
+    Raises:
+        EmptyNetworkError: nothing is trainable.
+        MissingCoefficientError: the model does not know a cost or a rate that is needed.
+        UnknownMemoryError: the model does not say how large the caches are.
+        InvalidCostError: a coordinate would cost nothing.
+        UsageError: boundary and link do not fit, or a density or the optimiser is impossible.
+    """
+    pricing = Pricing(
+        model=model,
+        boundary=boundary,
+        link=named_link(link) if isinstance(link, str) else link,
+        index_coding=index_coding,
+        optimizer_streams=optimizer_streams,
+    )
+    return _priced(trainable_tensors(source), pricing, density)
+
+
+def _priced(
+    layouts: Sequence[TensorLayout],
+    pricing: Pricing,
+    density: float | Mapping[str, float],
+) -> CostVector:
+    densities = _densities(layouts, density)
+    full = all(value == 1 for value in densities.values())
+    tensors = {
+        layout.name: pricing.tensor_cost(layout, densities[layout.name], full_message=full)
+        for layout in layouts
+    }
+    fixed_work = total_work(cost.fixed_work for cost in tensors.values())
+    works = [fixed_work] + [work for cost in tensors.values() for work in cost.work.values()]
+    return CostVector(
+        tensors=MappingProxyType(tensors),
+        pricing=pricing,
+        fixed_work=fixed_work,
+        fixed_j=added(pricing.model.predict_j(fixed_work), pricing.wake_j()),
+        var_ln_c=_variance_of_log(tensors.values()),
+        provenance=pricing.provenance(works),
+        notes=pricing.notes(),
+    )
+
+
+def _densities(layouts: Sequence[TensorLayout], density: float | Mapping[str, float]) -> dict[str, float]:
+    densities = {
+        layout.name: density.get(layout.name) if isinstance(density, Mapping) else density
+        for layout in layouts
+    }
+    known = {name: value for name, value in densities.items() if value is not None and 0 < value <= 1}
+    wrong = [name for name in densities if name not in known]
+    if wrong:
+        raise UsageError(
+            f"The density of {wrong[0]} must be above 0 and at most 1, got {densities[wrong[0]]}.",
+            next_step="Give the fraction of its coordinates that will be kept, such as 0.01.",
+        )
+    return known
+
+
+def _variance_of_log(costs: Iterable[TensorCost]) -> float:
+    """Variance of ln(price) over coordinates, every coordinate counting once."""
+    items = [(cost.layout.numel, math.log(cost.price_j.value)) for cost in costs]
+    count = sum(numel for numel, _ in items)
+    mean = sum(numel * value for numel, value in items) / count
+    return sum(numel * (value - mean) ** 2 for numel, value in items) / count

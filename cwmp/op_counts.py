@@ -1,0 +1,133 @@
+"""Exact work of the phase after backprop, per tensor: scan, then pack and apply what is kept.
+
+    scan    read every gradient once and compare it; three kernel launches (select, pack, apply)
+    pack    write each kept (value, index) pair into a streamed buffer, and read it back for sending
+    apply   load and store each kept element of the weight and of every optimiser stream
+
+Select needs no second pass: the scan holds the gradient in a register. The buffer is shared by all tensors
+and drained chunk by chunk, so it passes the first level and lives in the second, wherever the tensor does.
+Bytes follow the convention of the microbenchmarks: the first level is charged what the core loads and
+stores, every further level up to the residence the whole lines that pass it. Formula: c_pack and c_upd of
+CWMP (arXiv 2603.22465) with line sharing s(p) and row sharing r(p).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from calibration_data import MemoryHierarchy, Work
+from cwmp.tensors import TensorLayout, expected_groups, touched_groups
+
+Phase = Literal["pack", "apply"]
+IndexCoding = Literal["raw32", "golomb"]
+"""``raw32``: four bytes. ``golomb``: log2(1/p) + 1.44 bits, what a geometric gap of density p needs."""
+
+LAUNCHES_PER_TENSOR = 3
+
+APPLY_FLOP = (2, 4, 13, 14)
+"""FLOP per coordinate by number of optimiser streams: w -= η·g (2); with momentum (4); Adam: two moving
+averages (3 + 4), denominator (3), step (3); with the maximum of AMSGrad one more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Touched:
+    """What keeping some coordinates of a tensor touches; expectations may be fractions.
+
+    Attributes:
+        kept: coordinates.
+        lines: cache lines of one stream with a kept coordinate in them.
+        rows: DRAM rows of one stream with a kept coordinate in them.
+    """
+
+    kept: float
+    lines: float
+    rows: float
+
+
+def line_coordinates(layout: TensorLayout, memory: MemoryHierarchy) -> int:
+    """Coordinates in one cache line."""
+    return max(memory.line_bytes // layout.element_bytes, 1)
+
+
+def row_coordinates(layout: TensorLayout, memory: MemoryHierarchy) -> int:
+    """Coordinates in one DRAM row, which one activation opens.
+
+    8 KiB for a rank of eight x8 DDR4 chips with pages of 1 KiB (JESD79-4); 1 KiB for HBM2 (O'Connor et al.,
+    MICRO'17), told by its transfers of 32 B.
+    """
+    row_bytes = 1024 if memory.line_bytes <= 32 else 8192
+    return row_bytes // layout.element_bytes
+
+
+def expected_touched(layout: TensorLayout, memory: MemoryHierarchy, density: float) -> Touched:
+    """What one kept coordinate touches on average at a density, if all are equally likely kept."""
+    return Touched(
+        kept=1.0,
+        lines=expected_groups(layout.numel, line_coordinates(layout, memory), density),
+        rows=expected_groups(layout.numel, row_coordinates(layout, memory), density),
+    )
+
+
+def count_touched(layout: TensorLayout, memory: MemoryHierarchy, mask: Tensor) -> Touched:
+    """What a mask really touches; the tensor is taken to start at a line and to lie in row-major order."""
+    return Touched(
+        kept=int(mask.sum()),
+        lines=touched_groups(mask, line_coordinates(layout, memory)),
+        rows=touched_groups(mask, row_coordinates(layout, memory)),
+    )
+
+
+def scan_work(layout: TensorLayout, level: str, memory: MemoryHierarchy) -> Work:
+    """Work of one tensor that is done whatever is kept."""
+    size = layout.numel * layout.element_bytes
+    reading = _path_work(memory, level, element_bytes=size, read_bytes=size, written_bytes=0)
+    return reading + Work({layout.flop_term: layout.numel, "launch": LAUNCHES_PER_TENSOR})
+
+
+def pack_work(memory: MemoryHierarchy, pair_bytes: float) -> Work:
+    """Work of packing one kept coordinate and reading it back."""
+    return _path_work(
+        memory, "l2", element_bytes=2 * pair_bytes, read_bytes=pair_bytes, written_bytes=pair_bytes
+    )
+
+
+def apply_work(
+    layout: TensorLayout, level: str, memory: MemoryHierarchy, touched: Touched, optimizer_streams: int
+) -> Work:
+    """Work of updating the kept coordinates of one tensor."""
+    streams = 1 + optimizer_streams
+    moved_bytes = streams * touched.lines * memory.line_bytes
+    moving = _path_work(
+        memory,
+        level,
+        element_bytes=2 * streams * touched.kept * layout.element_bytes,
+        read_bytes=moved_bytes,
+        written_bytes=moved_bytes,
+    )
+    rows = streams * touched.rows if level == "dram" else 0.0
+    return moving + Work(
+        {layout.flop_term: APPLY_FLOP[optimizer_streams] * touched.kept, "line_random_dram": rows}
+    )
+
+
+def index_bytes(coding: IndexCoding, density: float) -> float:
+    """Bytes that say which coordinate a value belongs to; a message with all of them needs none."""
+    if density >= 1:
+        return 0.0
+    return 4.0 if coding == "raw32" else (math.log2(1 / density) + 1.44) / 8
+
+
+def _path_work(
+    memory: MemoryHierarchy, level: str, *, element_bytes: float, read_bytes: float, written_bytes: float
+) -> Work:
+    amounts = {"byte_l1": element_bytes}
+    for passed in memory.levels[1 : memory.levels.index(level) + 1]:
+        if passed == "dram":
+            amounts |= {"byte_dram_read": read_bytes, "byte_dram_write": written_bytes}
+        else:
+            amounts[f"byte_{passed}"] = read_bytes + written_bytes
+    return Work(amounts)

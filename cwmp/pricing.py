@@ -1,0 +1,254 @@
+"""How work becomes the price of a coordinate: the model, the link, everything that is not the network.
+
+Time costs too: each phase keeps all cores busy for as long as its roofline says, at the awake and core power
+of the model. Idle power is in no price: the device idles anyway, and measured joules are compared net of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from calibration_data import MemoryHierarchy, Provenance, UsageError, Work
+from cost_models import CostModel, Estimate
+from cwmp.errors import InvalidCostError, UnknownMemoryError
+from cwmp.links import Link
+from cwmp.op_counts import (
+    APPLY_FLOP,
+    IndexCoding,
+    Phase,
+    Touched,
+    apply_work,
+    expected_touched,
+    index_bytes,
+    line_coordinates,
+    pack_work,
+    scan_work,
+)
+from cwmp.tensors import TensorLayout, residence
+
+Boundary = Literal["update", "update+uplink"]
+"""What is inside the joules: the device's memory and arithmetic, or also sending what is kept."""
+
+_WORSE_TO_THE_RIGHT: tuple[Provenance, ...] = ("measured", "inferred", "literature", "simulated")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockPrice:
+    """A price in two parts: joules = open_j·(lines touched) + element_j·(coordinates kept).
+
+    Attributes:
+        line_coordinates: coordinates in one line.
+        open_j: joules of a line with anything kept in it, DRAM rows at the stated density included.
+        element_j: joules of each kept coordinate beyond that, uplink included.
+    """
+
+    line_coordinates: int
+    open_j: float
+    element_j: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorCost:
+    """Cost of one tensor's coordinates.
+
+    Attributes:
+        layout: the tensor.
+        level: where it lives.
+        density: kept fraction at which it is priced.
+        price_j: joules per kept coordinate, the uplink included where it is inside the boundary.
+        uplink_j: the part of the price that the link takes.
+        work: exact work per kept coordinate by phase, with its seconds.
+        fixed_work: work of the whole tensor that is done whatever is kept, with its seconds.
+        block: the price in two parts.
+    """
+
+    layout: TensorLayout
+    level: str
+    density: float
+    price_j: Estimate
+    uplink_j: float
+    work: Mapping[Phase, Work]
+    fixed_work: Work
+    block: BlockPrice
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pricing:
+    """Everything but the network that decides a price.
+
+    Attributes:
+        model: costs of elementary operations on the device.
+        boundary: what is inside the joules.
+        link: what sends, if sending is inside.
+        index_coding: how the message says which coordinate a value belongs to.
+        optimizer_streams: optimiser states per weight: 0 SGD, 1 momentum, 2 Adam, 3 AMSGrad.
+
+    Raises:
+        UnknownMemoryError: the model does not say how large the caches are.
+        UsageError: boundary and link do not fit, or the optimiser is impossible.
+    """
+
+    model: CostModel
+    boundary: Boundary
+    link: Link | None
+    index_coding: IndexCoding
+    optimizer_streams: int
+
+    def __post_init__(self) -> None:
+        if self.model.device is None:
+            raise UnknownMemoryError(
+                "The cost model describes no device, so it is not known which tensors fit into which cache.",
+                next_step="Use a model that was fitted to records: calijoule profile, calijoule fit.",
+            )
+        if self.boundary == "update+uplink" and self.link is None:
+            raise UsageError(
+                "The boundary update+uplink needs a link.", next_step="Name one, such as wifi-2012."
+            )
+        if self.boundary == "update" and self.link is not None:
+            raise UsageError(
+                "A link costs nothing inside the boundary update.", next_step="Use update+uplink."
+            )
+        if not 0 <= self.optimizer_streams < len(APPLY_FLOP):
+            raise UsageError(
+                f"An optimiser with {self.optimizer_streams} states per weight has no work counts.",
+                next_step=f"Give 0 to {len(APPLY_FLOP) - 1}.",
+            )
+
+    @property
+    def memory(self) -> MemoryHierarchy:
+        """Cache and line sizes of the device."""
+        if self.model.device is None:
+            raise UnknownMemoryError("The cost model describes no device.")
+        return self.model.device.memory
+
+    def tensor_cost(self, layout: TensorLayout, density: float, *, full_message: bool) -> TensorCost:
+        """Price the coordinates of one tensor.
+
+        Args:
+            layout: the tensor.
+            density: kept fraction, in (0, 1].
+            full_message: every coordinate of the network is sent, so that no indices are needed.
+
+        Raises:
+            MissingCoefficientError: the model does not know a cost or a rate that is needed.
+            InvalidCostError: a coordinate would cost nothing.
+        """
+        touched = expected_touched(layout, self.memory, density)
+        work = self.marginal_work(layout, touched, density, full_message=full_message)
+        uplink = self.uplink_j(self.pair_bytes(layout, density, full_message=full_message))
+        price_j = added(self.model.predict_j(total_work(work.values())), uplink)
+        if not (math.isfinite(price_j.value) and price_j.value > 0):
+            raise InvalidCostError(
+                f"Keeping a coordinate of {layout.name} would cost {price_j.value} J.",
+                next_step="Check the cost model: every coefficient that this work needs is zero.",
+            )
+        return TensorCost(
+            layout=layout,
+            level=self.level(layout),
+            density=density,
+            price_j=price_j,
+            uplink_j=uplink.value,
+            work=work,
+            fixed_work=self.timed(scan_work(layout, self.level(layout), self.memory)),
+            block=self._block(layout, touched, price_j.value),
+        )
+
+    def marginal_work(
+        self, layout: TensorLayout, touched: Touched, density: float, *, full_message: bool
+    ) -> dict[Phase, Work]:
+        """Work of keeping some coordinates of a tensor by phase, with its seconds."""
+        pair_bytes = self.pair_bytes(layout, density, full_message=full_message)
+        return {
+            "pack": self.timed(pack_work(self.memory, pair_bytes) * touched.kept),
+            "apply": self.timed(self._apply(layout, touched)),
+        }
+
+    def level(self, layout: TensorLayout) -> str:
+        """Where the tensor lives."""
+        return residence(layout, self.memory, self.optimizer_streams)
+
+    def pair_bytes(self, layout: TensorLayout, density: float, *, full_message: bool) -> float:
+        """Bytes of one (value, index) pair."""
+        coded = 0.0 if full_message else index_bytes(self.index_coding, density)
+        return layout.element_bytes + coded
+
+    def uplink_j(self, payload_bytes: float) -> Estimate:
+        """Joules of sending; zero where the link is outside the boundary."""
+        return self._of_link(0.0 if self.link is None else self.link.uplink_j(payload_bytes))
+
+    def wake_j(self) -> Estimate:
+        """Joules of waking the link; zero where there is none or its source gives none."""
+        return self._of_link(0.0 if self.link is None else self.link.wake_j or 0.0)
+
+    def timed(self, work: Work) -> Work:
+        """The same work with the seconds that all cores are awake and busy with it."""
+        if self.model.document.time_attribution != "active":
+            return work
+        duration_s = self.model.duration_s(work)
+        return work + Work({"awake_w": duration_s, "core_w": duration_s * self.memory.cores})
+
+    def provenance(self, works: Iterable[Work]) -> Provenance:
+        """The worst provenance of the model, of the coefficients that the works use, and of the link."""
+        used = total_work(works)
+        parts = [self.model.provenance]
+        parts += [c.provenance for name, c in self.model.coefficients.items() if name in used.amounts]
+        if self.link is not None:
+            parts.append("literature")
+        return max(parts, key=_WORSE_TO_THE_RIGHT.index)
+
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the prices must know."""
+        notes = []
+        if self.model.document.time_attribution != "active":
+            notes.append("The cost model has no awake power of its own; time is not charged.")
+        if self.link is not None and self.link.wake_j is None:
+            notes.append(
+                f"The wake energy of {self.link.name} is not published; it is not in the fixed joules."
+            )
+        if self.link is not None and self.link.relative_u is None:
+            notes.append(f"The source of {self.link.name} states no uncertainty; its joules carry none.")
+        return tuple(notes)
+
+    def _apply(self, layout: TensorLayout, touched: Touched) -> Work:
+        return apply_work(layout, self.level(layout), self.memory, touched, self.optimizer_streams)
+
+    def _of_link(self, joules: float) -> Estimate:
+        relative_u = 0.0 if self.link is None else self.link.relative_u or 0.0
+        return Estimate(value=joules, standard_uncertainty=joules * relative_u)
+
+    def _block(self, layout: TensorLayout, touched: Touched, price_j: float) -> BlockPrice:
+        """Split a price; the seconds of apply go to lines and elements as each alone would take them."""
+        lines = self._apply(layout, Touched(kept=0, lines=touched.lines, rows=touched.rows))
+        elements = self._apply(layout, Touched(kept=touched.kept, lines=0, rows=0))
+        alone_s = [self.model.duration_s(part) for part in (lines, elements)]
+        whole = self.timed(lines + elements)
+        share = alone_s[0] / sum(alone_s)
+        seconds = Work({name: whole[name] * share for name in ("awake_w", "core_w")})
+        open_j = self.model.predict_j(lines + seconds).value / touched.lines
+        return BlockPrice(
+            line_coordinates=line_coordinates(layout, self.memory),
+            open_j=open_j,
+            element_j=price_j - open_j * touched.lines,
+        )
+
+
+def total_work(works: Iterable[Work]) -> Work:
+    """Sum of works."""
+    return sum(works, start=Work())
+
+
+def added(first: Estimate, second: Estimate) -> Estimate:
+    """Sum of two uncorrelated estimates, with the degrees of freedom of Welch and Satterthwaite."""
+    variances = [part.standard_uncertainty**2 for part in (first, second)]
+    weighted = sum(
+        variance**2 / part.degrees_of_freedom
+        for variance, part in zip(variances, (first, second), strict=True)
+    )
+    return Estimate(
+        value=first.value + second.value,
+        standard_uncertainty=math.sqrt(sum(variances)),
+        degrees_of_freedom=sum(variances) ** 2 / weighted if weighted else math.inf,
+    )
