@@ -15,7 +15,7 @@ from calibration_data import TERMS, Provenance, UsageError, Work, domain_kind
 from calibration_data.records import DeviceFingerprint
 from cost_models.document import Coefficient, CostModelDocument, Covariance
 from cost_models.errors import MissingCoefficientError
-from cost_models.uncertainty import Estimate
+from cost_models.uncertainty import Estimate, welch_satterthwaite
 
 _NEXT_STEP = (
     "Profile the device with microbenchmarks that exercise it (calijoule profile --plan full), "
@@ -74,7 +74,7 @@ class CostModel:
         return Estimate(
             value=value,
             standard_uncertainty=math.sqrt(max(variance, 0.0)),
-            degrees_of_freedom=_welch_satterthwaite(shares, [self._degrees_of_freedom(n) for n in names]),
+            degrees_of_freedom=welch_satterthwaite(shares, [self._degrees_of_freedom(n) for n in names]),
         )
 
     def values(self, names: Sequence[str]) -> NDArray[np.float64]:
@@ -197,10 +197,3 @@ def _supplied(name: str, value: float) -> Coefficient:
         provenance="literature",
         reason="supplied by the user",
     )
-
-
-def _welch_satterthwaite(shares: NDArray[np.float64], degrees_of_freedom: Sequence[float]) -> float:
-    """Effective degrees of freedom of a sum whose terms have these variances."""
-    total = float(np.sum(shares))
-    weighted = sum(float(share) ** 2 / nu for share, nu in zip(shares, degrees_of_freedom, strict=True))
-    return total**2 / weighted if weighted > 0 else math.inf

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 
 def student_t(probability: float, degrees_of_freedom: float) -> float:
     """Quantile of Student's t distribution; the normal quantile for infinite degrees of freedom."""
     return float(stdtrit(degrees_of_freedom, probability))
+
+
+def welch_satterthwaite(
+    variances: NDArray[np.float64], degrees_of_freedom: Sequence[float] | NDArray[np.float64]
+) -> float:
+    """Effective degrees of freedom of a sum of terms with these variances (GUM G.4.1).
+
+    Never fewer than those of the least known term; infinite if no variance is limited by statistics.
+    """
+    total = float(np.sum(variances))
+    weighted = float(np.sum(np.asarray(variances) ** 2 / np.asarray(degrees_of_freedom)))
+    return total**2 / weighted if weighted > 0 else math.inf
 
 
 @dataclass(frozen=True, kw_only=True)

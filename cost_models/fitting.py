@@ -1,0 +1,156 @@
+"""Records in, cost model out: the fit, how far to trust it, and where it holds."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration_data import TERMS, __version__, total_domains
+from calibration_data.records import CalibrationRecord
+from calibration_data.terms import POWER_TERMS
+from cost_models.coefficients import covariance, judge_coefficients
+from cost_models.cost_model import CostModel
+from cost_models.design_matrix import DesignMatrix, build_design_matrix, sorted_records
+from cost_models.document import (
+    CostModelDocument,
+    Diagnostics,
+    FamilyDiagnostics,
+    Validity,
+)
+from cost_models.held_out import LeftOut, leave_one_family_out, relative_errors
+from cost_models.regression import EnergyRegression
+
+
+def fit_cost_model(
+    records: Sequence[CalibrationRecord],
+    *,
+    records_sha256: Sequence[str],
+    seed: int = 0,
+    report: Callable[[str], None] = lambda step: None,
+) -> CostModel:
+    """Fit every cost that the records exercise; the result does not depend on their order.
+
+    Args:
+        records: of one device and one provenance; dropped windows and warm-ups are not used.
+        records_sha256: digests of the files that they came from.
+        seed: of the bootstrap.
+        report: called with the name of each step before it starts.
+
+    Raises:
+        RecordsDisagreeError: the records cannot go into one model.
+        MeasurementError: a counter stood still during a window.
+    """
+    records = sorted_records(records)
+    design = build_design_matrix(records)
+    report("all families")
+    fit = EnergyRegression(seed=seed).fit(
+        design.matrix,
+        design.energy_j,
+        relative_u=design.relative_u,
+        absolute_u=design.quantisation_u_j,
+        clusters=design.clusters,
+        strata=design.strata,
+    )
+    left_out = leave_one_family_out(
+        records, design, seed=seed, report=lambda family: report(f"without {family}")
+    )
+    coefficients = judge_coefficients(records[0], design, fit)
+    return CostModel(
+        CostModelDocument(
+            provenance=records[0].provenance,
+            device=records[0].device,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            software={
+                "calijoule": __version__,
+                "python": platform.python_version(),
+                "numpy": version("numpy"),
+                "scipy": version("scipy"),
+            },
+            records_sha256=tuple(records_sha256),
+            domains=tuple(sorted(total_domains(records[0].replicates[0].energy_j))),
+            time_attribution="active",
+            throughput=_throughput(records),
+            coefficients=coefficients,
+            covariance=covariance(coefficients, design, fit),
+            diagnostics=_diagnostics(records, design, fit, left_out),
+            validity=_validity(records),
+        )
+    )
+
+
+def _diagnostics(
+    records: Sequence[CalibrationRecord],
+    design: DesignMatrix,
+    fit: EnergyRegression,
+    left_out: dict[str, LeftOut],
+) -> Diagnostics:
+    identification = fit.identification_
+    families = np.array([record.family for record in records])[design.records]
+    busy = ~design.around
+    errors = np.concatenate([result.relative_errors for result in left_out.values()])
+    inside = np.concatenate([result.inside for result in left_out.values()])
+    return Diagnostics(
+        n_records=len(records),
+        n_windows=len(set(design.windows)),
+        repeatability=dict(design.repeatability),
+        scaled_condition_number=_finite(identification.condition_number),
+        vif={
+            name: _finite(float(np.max(identification.vif[design.shares(name) > 0]))) for name in design.terms
+        },
+        smallest_singular_direction=identification.smallest_direction(design.labels),
+        mape_in_sample=_mape(design, fit, busy),
+        mape_leave_one_family_out=float(np.mean(np.abs(errors))) if errors.size else None,
+        coverage95_leave_one_family_out=float(np.mean(inside)) if inside.size else None,
+        families={
+            family: FamilyDiagnostics(
+                records=sum(record.family == family for record in records),
+                mape_in_sample=_mape(design, fit, busy & (families == family)),
+                mape_left_out=result.mape,
+                coverage95_left_out=result.coverage95,
+                reason=result.reason,
+            )
+            for family, result in left_out.items()
+        },
+    )
+
+
+def _mape(design: DesignMatrix, fit: EnergyRegression, rows: NDArray[np.bool_]) -> float:
+    return float(np.mean(np.abs(relative_errors(design, fit.coef_, rows))))
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+def _throughput(records: Sequence[CalibrationRecord]) -> dict[str, float]:
+    """Largest rate of each operation seen in any window, in units per second of the window."""
+    best: dict[str, float] = {}
+    for record in records:
+        for window in record.replicates:
+            for name, amount in record.window_work(window).without_times().items():
+                best[name] = max(best.get(name, 0.0), amount / window.duration_s)
+    return {name: best[name] for name in TERMS if name in best and name not in POWER_TERMS}
+
+
+def _validity(records: Sequence[CalibrationRecord]) -> Validity:
+    sizes = [record.working_set_bytes for record in records if record.working_set_bytes is not None]
+    threads = [record.threads for record in records]
+    exercised = {name for record in records for name in record.work_per_loop}
+    conditions: dict[str, set[str]] = {}
+    for record in records:
+        for name, value in record.conditions.items():
+            conditions.setdefault(name, set()).add(value)
+    return Validity(
+        working_set_bytes=(min(sizes), max(sizes)) if sizes else None,
+        threads=(min(threads), max(threads)),
+        dtypes=tuple(name.removeprefix("flop_") for name in TERMS if name in exercised and "flop_" in name),
+        levels=tuple(
+            level for level in records[0].device.memory.levels if any(r.level == level for r in records)
+        ),
+        conditions={name: tuple(sorted(values)[:1000]) for name, values in conditions.items()},
+    )

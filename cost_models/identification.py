@@ -1,0 +1,85 @@
+"""Which costs a design can tell apart at all: conditioning, variance inflation, and the answer in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_VIF = 100.0
+"""A cost whose variance is inflated more than this by the other columns is refused."""
+
+_RANK_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identification:
+    """Singular value decomposition of the design with unit-norm columns, read as statistics.
+
+    Attributes:
+        singular_values: largest first, shape (n_columns,).
+        directions: right singular vectors as rows, shape (n_columns, n_columns).
+        vif: variance inflation factor of each column, infinite where it is a mixture of others, (n_columns,).
+    """
+
+    singular_values: NDArray[np.float64]
+    directions: NDArray[np.float64]
+    vif: NDArray[np.float64]
+
+    @property
+    def condition_number(self) -> float:
+        """Largest over smallest singular value of the scaled design; infinite if columns are collinear."""
+        smallest = float(self.singular_values[-1])
+        largest = float(self.singular_values[0])
+        return largest / smallest if smallest > _RANK_TOLERANCE * largest else np.inf
+
+    def partners(self, index: int) -> list[int]:
+        """Columns that trade against one column in the direction that inflates its variance most."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            inflation = (self.directions[:, index] / self.singular_values) ** 2
+        direction = self.directions[int(np.nanargmax(inflation))]
+        return [other for other in _leading(direction) if other != index]
+
+    def smallest_direction(self, labels: Sequence[str]) -> str:
+        """The combination of columns that the data tell apart least, in words."""
+        direction = self.directions[-1]
+        leading = _leading(direction)
+        sign = np.sign(direction[leading[0]])
+        more = [labels[index] for index in leading if np.sign(direction[index]) == sign]
+        less = [labels[index] for index in leading if np.sign(direction[index]) != sign]
+        against = f"more {in_words(more)} against less {in_words(less)}" if less else in_words(more)
+        return f"hardest to tell apart: {against}"
+
+
+def identify(matrix: NDArray[np.float64]) -> Identification:
+    """Decompose a weighted design.
+
+    The variance inflation factor of column j is the j-th diagonal element of the inverse of the
+    cross-product of unit-norm columns: the variance of its cost over what it would be if the column were
+    orthogonal to all others (uncentred, as the model has no intercept).
+
+    Args:
+        matrix: weighted design without zero columns, shape (n_rows, n_columns).
+    """
+    scaled = matrix / np.linalg.norm(matrix, axis=0)
+    _, singular_values, directions = np.linalg.svd(scaled, full_matrices=len(matrix) < matrix.shape[1])
+    values = np.zeros(matrix.shape[1])
+    values[: len(singular_values)] = singular_values
+    lost = values <= _RANK_TOLERANCE * values[0]
+    kept = np.sum((directions[~lost] / values[~lost, None]) ** 2, axis=0)
+    is_lost = np.any(np.abs(directions[lost]) > 1e-6, axis=0)
+    return Identification(singular_values=values, directions=directions, vif=np.where(is_lost, np.inf, kept))
+
+
+def in_words(names: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def _leading(direction: NDArray[np.float64]) -> list[int]:
+    """Columns with at least a quarter of the largest weight, largest first, at most five."""
+    order = np.argsort(-np.abs(direction), kind="stable")[:5]
+    limit = 0.25 * abs(direction[order[0]])
+    return [int(index) for index in order if abs(direction[index]) >= limit]
