@@ -1,0 +1,96 @@
+"""What a run needs to go on after its process was killed: one file, replaced at once or not at all.
+
+A checkpoint is written to a temporary file, fsynced and renamed, so that a crash at any moment leaves the
+old one or the new one. It holds tensors and plain types alone and is read with ``weights_only=True``: no
+code in it is ever executed. Random state is not in it, since every draw has its own derived seed.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from calibration_data import InvalidFileError
+
+CHECKPOINT_SCHEMA = "calijoule/checkpoint/1"
+
+_NEXT_STEP = "Remove the run's folder and train again."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """State of a run after some rounds.
+
+    Attributes:
+        finished_rounds: rounds that are in it; ``rounds.jsonl`` is cut to as many lines.
+        weights: global weights by parameter name.
+        residuals: error feedback of each client that has one, by parameter name.
+        ledger: joules so far, as ``EnergyLedger.state``.
+    """
+
+    finished_rounds: int
+    weights: Mapping[str, Tensor]
+    residuals: Mapping[int, Mapping[str, Tensor]]
+    ledger: Mapping[str, Any]
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Replace the checkpoint; when this returns, it is on the disk."""
+    state = {
+        "schema": CHECKPOINT_SCHEMA,
+        "finished_rounds": checkpoint.finished_rounds,
+        "weights": dict(checkpoint.weights),
+        "residuals": {client: dict(residual) for client, residual in checkpoint.residuals.items()},
+        "ledger": dict(checkpoint.ledger),
+    }
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def load_checkpoint(path: Path, like: Mapping[str, Tensor]) -> Checkpoint:
+    """Read a checkpoint of a network.
+
+    Args:
+        path: the file.
+        like: the network's parameters, whose names and shapes the checkpoint must have.
+
+    Raises:
+        InvalidFileError: it cannot be read, or belongs to another network or version.
+    """
+    try:
+        state = torch.load(path, weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise InvalidFileError(path, "it is no checkpoint", next_step=_NEXT_STEP) from error
+    if not isinstance(state, dict) or state.get("schema") != CHECKPOINT_SCHEMA:
+        raise InvalidFileError(path, f"it is not of schema {CHECKPOINT_SCHEMA}", next_step=_NEXT_STEP)
+    residuals = state["residuals"]
+    for tensors in (state["weights"], *residuals.values()):
+        if {name: value.shape for name, value in tensors.items()} != {n: v.shape for n, v in like.items()}:
+            raise InvalidFileError(path, "it belongs to another network", next_step=_NEXT_STEP)
+    return Checkpoint(
+        finished_rounds=state["finished_rounds"],
+        weights=state["weights"],
+        residuals=residuals,
+        ledger=state["ledger"],
+    )
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename or a new file in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
