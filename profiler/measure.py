@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from math import hypot
+from math import hypot, inf
 from pathlib import Path
 
 from calibration_data import UsageError, WindowReading, total_domains
@@ -82,11 +82,11 @@ def measure_command(argv: Sequence[str], meter: EnergyMeter, *, idle_s: float = 
         idle_s: length of the idle window before the command, in seconds; 0 for none.
 
     Raises:
-        UsageError: the command cannot be started, or ``idle_s`` is negative.
+        UsageError: the command cannot be started, or ``idle_s`` is negative or not finite.
         MeasurementError: a reading failed or cannot be trusted; the command has run to its end all the same.
         KeyboardInterrupt: the user interrupted; the child has been stopped.
     """
-    if not idle_s >= 0:
+    if not 0 <= idle_s < inf:
         raise UsageError(f"The idle window cannot last {idle_s} s.")
     idle = measure_idle(meter, idle_s) if idle_s else None
     with meter.window("command") as window:
@@ -136,7 +136,9 @@ def _command_energy(domain: str, reading: WindowReading, idle: IdleBaseline | No
     if idle is None:
         reason = "no idle window was taken"
     elif domain not in idle.power_w:
-        reason = f"its counter did not move in the idle window of {idle.duration_s:.3g} s"
+        reason = f"the counter did not move in the idle window of {idle.duration_s:.3g} s"
+    elif gross_j == 0:
+        reason = "the counter did not move while the command ran"
     else:
         net_j = gross_j - idle.power_w[domain] * reading.duration_s
         net_u_j = hypot(gross_u_j, idle.standard_uncertainty_w[domain] * reading.duration_s)

@@ -153,10 +153,10 @@ class EnergyMeter:
         finally:
             del self._open[name]
         begin = window.begin
-        duration_s = (end.time_ns - begin.time_ns) * 1e-9
+        duration_s = (end.time_ns - begin.time_ns) / 1e9
         if duration_s <= 0:
             raise MeasurementError(f"The window {name!r} ended at the instant at which it began.")
-        energy_j = {domain: (end.total_uj[domain] - begin.total_uj[domain]) * 1e-6 for domain in self._specs}
+        energy_j = {domain: (end.total_uj[domain] - begin.total_uj[domain]) / 1e6 for domain in self._specs}
         u_j = {
             domain: quantisation_u_j(spec, energy_j[domain], duration_s)
             for domain, spec in self._specs.items()

@@ -39,6 +39,7 @@ PERMISSION_RECIPE = (
     " and run: sudo udevadm control --reload && sudo udevadm trigger -s powercap -c add; log in again."
 )
 
+_AFTER_FAILED_READ = "No joules are reported without it; look at the sensor with: calijoule devices."
 _LONGEST_COUNTER_BYTES = 32
 RAPL_EXCLUDES = {"package": "DRAM", "core": "rest of the package", "uncore": "rest of the package"}
 _LOG = logging.getLogger(__name__)
@@ -60,11 +61,16 @@ def read_counter_uj(path: str) -> int:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise SensorReadError(f"{path} could not be read: {error.strerror}.") from error
+        raise SensorReadError(
+            f"{path} could not be read: {error.strerror}.", next_step=_AFTER_FAILED_READ
+        ) from error
     digits = content.strip()
     if not digits.isdigit() or len(content) == _LONGEST_COUNTER_BYTES:
         found = f"{content!r}" if content else "nothing"
-        raise SensorReadError(f"{path} should hold a whole number of microjoules and holds {found}.")
+        raise SensorReadError(
+            f"{path} should hold a whole number of microjoules and holds {found}.",
+            next_step=_AFTER_FAILED_READ,
+        )
     return int(digits)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from io import TextIOBase
 from pathlib import Path
 from typing import Any
@@ -47,11 +48,9 @@ class PyJoulesSensor:
 
     def __init__(self, root: Path = POWERCAP_ROOT) -> None:
         zones = {zone.domain: zone.folder for zone in find_zones(root).zones}
-        self._device = _configured_device(root)
-        self._domains = tuple(
-            f"{domain.get_domain_name()}-{domain.socket}" for domain in self._device.get_configured_domains()
-        )
-        ranges_uj = {domain: counter_range_uj(zones[domain]) for domain in self._domains if domain in zones}
+        self._device = _configured_device(root, zones)
+        self._domains = tuple(map(_domain_name, self._device.get_configured_domains()))
+        ranges_uj = {domain: counter_range_uj(zones[domain]) for domain in self._domains}
         unseen = tuple(
             LeftOut(source=str(folder), reason=f"pyJoules does not see {domain}")
             for domain, folder in zones.items()
@@ -64,7 +63,7 @@ class PyJoulesSensor:
                 interface="pyjoules",
                 source=f"pyJoules RaplDevice at {root}",
                 resolution_uj=RAPL_RESOLUTION_UJ,
-                range_uj=known_range_uj(ranges_uj[domain]) if domain in ranges_uj else None,
+                range_uj=known_range_uj(ranges_uj[domain]),
                 update_period_s=RAPL_UPDATE_PERIOD_S,
                 excludes=RAPL_EXCLUDES.get(domain_kind(domain), ""),
             )
@@ -103,19 +102,17 @@ class PyJoulesSensor:
         """Nothing is held open between reads."""
 
 
-def _configured_device(root: Path) -> Any:
-    """A pyJoules device that reads every domain found below ``root``."""
+def _configured_device(root: Path, zones: Mapping[str, Path]) -> Any:
+    """A pyJoules device that reads every domain below ``root`` which it finds in the right zone."""
     rapl_device, no_such_device_error = _imported_quietly()
     folder = root / "intel-rapl" if (root / "intel-rapl").is_dir() else root
     standard = rapl_device.RAPL_API_DIR
     rapl_device.RAPL_API_DIR = str(folder)
     try:
         device = rapl_device.RaplDevice()
-        device.configure()
-    except no_such_device_error as error:
-        raise SensorMissingError(f"pyJoules finds no RAPL device at {folder}.") from error
-    except OSError as error:
-        raise SensorMissingError(f"pyJoules cannot look for domains: {error}.") from error
+        device.configure([domain for domain in device.available_domains() if _is_that_zone(domain, zones)])
+    except (no_such_device_error, OSError) as error:
+        raise SensorMissingError(f"pyJoules finds no RAPL device at {folder}. {error}".strip()) from error
     finally:
         rapl_device.RAPL_API_DIR = standard
     if not device.get_configured_domains():
@@ -126,6 +123,16 @@ def _configured_device(root: Path) -> Any:
     # pyJoules leaves every counter file open for the garbage collector.
     device._read_energy_value = _read_and_close
     return device
+
+
+def _domain_name(domain: Any) -> str:
+    return f"{domain.get_domain_name()}-{domain.socket}"
+
+
+def _is_that_zone(domain: Any, zones: Mapping[str, Path]) -> bool:
+    """Whether the package that pyJoules numbers by its zone is the package that the zone is named after."""
+    folder = zones.get(_domain_name(domain))
+    return folder is not None and folder.name.split(":")[1] == str(domain.socket)
 
 
 def _imported_quietly() -> tuple[Any, type[Exception]]:

@@ -1,0 +1,160 @@
+"""The commands ``devices`` and ``measure`` as a user meets them."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from fakes.nvml_library import FakeNvml, scripted_nvml
+from fakes.powercap_tree import (
+    PowercapTree,
+    amd,
+    client,
+    folder_for_everyone,
+    malformed,
+    without_privileges,
+)
+
+from calibration_data import CalijouleError, UsageError
+from profiler.errors import SensorMissingError, SensorPermissionError, SensorReadError
+
+with warnings.catch_warnings():
+    # On import typer asks click for a name that click is about to drop.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from typer.testing import CliRunner
+
+    from profiler.cli import Settings, app
+
+
+@pytest.fixture(autouse=True)
+def nvml() -> Iterator[FakeNvml]:
+    with scripted_nvml() as library:
+        yield library
+
+
+def run(root: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments), obj=Settings(powercap_root=root))
+
+
+def error_of(result: Result) -> CalijouleError:
+    assert isinstance(result.exception, CalijouleError)
+    return result.exception
+
+
+def rows(table: str) -> dict[str, list[str]]:
+    cells = [[cell.strip() for cell in line.strip("│┃ \n").split("│")] for line in table.splitlines()]
+    return {row[0]: row[1:] for row in cells if len(row) > 1}
+
+
+def test_devices_names_domains_and_what_is_left_out(tmp_path: Path) -> None:
+    tree = malformed(tmp_path / "powercap")
+    result = run(tree.root, "devices")
+    assert result.exit_code == 0
+    assert rows(result.stdout)["CPU and DRAM (RAPL, powercap)"] == ["usable", "package-0"]
+    assert rows(result.stdout)["NVIDIA GPU (NVML)"][0] == "missing"
+    assert f"left out: {tree.root}/intel-rapl:a: its folder name" in result.stdout
+    assert "Driver Not Loaded" in result.stdout
+
+
+def test_devices_as_json(tmp_path: Path, nvml: FakeNvml) -> None:
+    nvml.script(gpus=1)
+    result = run(client(tmp_path / "powercap").root, "devices", "--json")
+    states = [state for state in json.loads(result.stdout) if state["state"] == "usable"]
+    assert {state["interface"]: [spec["domain"] for spec in state["specs"]] for state in states} == {
+        "powercap": ["package-0", "core-0", "uncore-0", "psys"],
+        "pyjoules": ["package-0", "core-0", "uncore-0"],
+        "nvml": ["gpu-0"],
+    }
+
+
+@pytest.mark.parametrize("arguments", [["devices"], ["devices", "--json"], ["measure", "--", "true"]])
+def test_no_sensor_is_exit_code_3(arguments: list[str], tmp_path: Path) -> None:
+    result = run(tmp_path / "nowhere", *arguments)
+    error = error_of(result)
+    assert isinstance(error, SensorMissingError)
+    assert error.exit_code == 3
+    assert str(tmp_path / "nowhere") in error.message
+    assert "sim:server-cpu" in error.next_step
+    assert ("missing" in result.stdout) == (arguments[0] == "devices")
+
+
+@pytest.mark.parametrize("arguments", [["devices"], ["measure", "--", "true"]])
+def test_counters_that_may_not_be_read_are_exit_code_3_with_the_permission(arguments: list[str]) -> None:
+    with folder_for_everyone() as folder:
+        tree = amd(folder / "powercap")
+        tree.energy_file("package-0").chmod(0)
+        with without_privileges():
+            result = run(tree.root, *arguments)
+    error = error_of(result)
+    assert isinstance(error, SensorPermissionError)
+    assert error.exit_code == 3
+    assert f"{tree.root}/intel-rapl:0/energy_uj" in error.message
+    assert "chgrp" in error.next_step
+
+
+def test_measure_prints_a_table_beside_the_output_of_the_command(tmp_path: Path) -> None:
+    tree = client(tmp_path / "powercap")
+    script = f"echo 2000001 > {tree.energy_file('package-0')}; exit 9"
+    result = run(tree.root, "measure", "--idle-s", "0.01", "--", "sh", "-c", script)
+    assert result.exit_code == 9
+    assert result.stdout == ""
+    table = rows(result.stderr)
+    assert table["package-0"][0].startswith("2.000001 ± ")
+    assert table["package-0"][1:] == ["none", "yes"]
+    assert table["total"][0].startswith("2.000001 ± ")
+    assert "contains package" in table["psys"][2]
+    assert f"by powercap; powercap root {tree.root}" in result.stderr
+    assert "No net joules of package-0, core-0, uncore-0, psys" in result.stderr
+
+
+def test_measure_writes_json_to_a_file_or_to_standard_output(tmp_path: Path) -> None:
+    tree = amd(tmp_path / "powercap")
+    command = ("--", "sh", "-c", f"echo 7 > {tree.energy_file('core-0')}")
+    file = tmp_path / "result.json"
+    assert run(tree.root, "measure", "--json", str(file), "--idle-s", "0", *command).exit_code == 0
+    assert json.loads(file.read_text())["domains"][1]["gross_uj"] == 7
+    printed = run(tree.root, "measure", "--json", "-", "--idle-s", "0", *command)
+    assert json.loads(printed.stdout)["command"] == list(command[1:])
+
+
+def test_measure_through_the_second_backend(tmp_path: Path) -> None:
+    tree = amd(tmp_path / "powercap")
+    options = ("--backend", "pyjoules", "--idle-s", "0", "--json", "-")
+    result = run(tree.root, "measure", *options, "true")
+    assert {spec["interface"] for spec in json.loads(result.stdout)["sensors"]} == {"pyjoules"}
+
+
+def test_a_failed_read_prints_no_joules(tmp_path: Path) -> None:
+    tree = amd(tmp_path / "powercap")
+    file = tmp_path / "result.json"
+    script = f"rm {tree.energy_file('package-0')}"
+    result = run(tree.root, "measure", "--json", str(file), "--idle-s", "0", "--", "sh", "-c", script)
+    assert isinstance(error_of(result), SensorReadError)
+    assert error_of(result).exit_code == 5
+    assert (result.stdout, result.stderr) == ("", "")
+    assert not file.exists()
+
+
+def test_a_result_that_could_not_be_kept_is_refused_before_the_command_runs(tmp_path: Path) -> None:
+    tree: PowercapTree = amd(tmp_path / "powercap")
+    ran = tmp_path / "ran"
+    result = run(tree.root, "measure", "--json", str(tmp_path / "no" / "f.json"), "--", "touch", str(ran))
+    assert isinstance(error_of(result), UsageError)
+    assert not ran.exists()
+    kept = run(tree.root, "measure", "--json", str(tmp_path), "--idle-s", "0", "--", "true")
+    assert "Is a directory" in error_of(kept).message
+
+
+def test_gpus_are_given_back_after_measuring(tmp_path: Path, nvml: FakeNvml) -> None:
+    nvml.script(gpus=1)
+    result = run(amd(tmp_path / "powercap").root, "measure", "--idle-s", "0", "--json", "-", "--", "true")
+    assert [entry["domain"] for entry in json.loads(result.stdout)["domains"]] == [
+        "package-0",
+        "core-0",
+        "gpu-0",
+    ]
+    assert nvml.users == 0
