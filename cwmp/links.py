@@ -18,8 +18,11 @@ HEADERS = 1500 / 1448
 ETHERNET_FRAMING = 1538 / 1448
 """The same with Ethernet's header, checksum, preamble and gap."""
 
-_HUANG = "Huang et al., MobiSys'12, doi 10.1145/2307636.2307658; wake_j is the energy of one lone packet"
-_NARAYANAN = "Narayanan et al., SIGCOMM'21, doi 10.1145/3452296.3472923, Galaxy S20 Ultra"
+_HUANG = (
+    "Huang et al., A Close Examination of Performance and Power Characteristics of 4G LTE Networks, MobiSys "
+    "2012; wake_j is the energy of one lone packet, relative_u the error that they state for their model"
+)
+_NARAYANAN = "Narayanan et al., A Variegated Look at 5G in the Wild, SIGCOMM 2021"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from calibration_data import MemoryHierarchy, Provenance, UsageError, Work
+from calibration_data.records import DeviceFingerprint
 from cost_models import CostModel, Estimate
 from cwmp.errors import InvalidCostError, UnknownMemoryError
 from cwmp.links import Link
@@ -87,7 +88,6 @@ class Pricing:
         optimizer_streams: optimiser states per weight: 0 SGD, 1 momentum, 2 Adam, 3 AMSGrad.
 
     Raises:
-        UnknownMemoryError: the model does not say how large the caches are.
         UsageError: boundary and link do not fit, or the optimiser is impossible.
     """
 
@@ -98,10 +98,10 @@ class Pricing:
     optimizer_streams: int
 
     def __post_init__(self) -> None:
-        if self.model.device is None:
-            raise UnknownMemoryError(
-                "The cost model describes no device, so it is not known which tensors fit into which cache.",
-                next_step="Use a model that was fitted to records: calijoule profile, calijoule fit.",
+        if self.boundary not in get_args(Boundary):
+            raise UsageError(
+                f"{self.boundary!r} is no boundary of these prices.",
+                next_step=f"Boundaries: {', '.join(get_args(Boundary))}.",
             )
         if self.boundary == "update+uplink" and self.link is None:
             raise UsageError(
@@ -118,11 +118,23 @@ class Pricing:
             )
 
     @property
+    def device(self) -> DeviceFingerprint:
+        """What the joules are of.
+
+        Raises:
+            UnknownMemoryError: the model does not say.
+        """
+        if self.model.device is None:
+            raise UnknownMemoryError(
+                "The cost model describes no device, so it is not known which tensors fit into which cache.",
+                next_step="Use a model that was fitted to records: calijoule profile, calijoule fit.",
+            )
+        return self.model.device
+
+    @property
     def memory(self) -> MemoryHierarchy:
         """Cache and line sizes of the device."""
-        if self.model.device is None:
-            raise UnknownMemoryError("The cost model describes no device.")
-        return self.model.device.memory
+        return self.device.memory
 
     def tensor_cost(self, layout: TensorLayout, density: float, *, full_message: bool) -> TensorCost:
         """Price the coordinates of one tensor.
@@ -231,7 +243,7 @@ class Pricing:
         return BlockPrice(
             line_coordinates=line_coordinates(layout, self.memory),
             open_j=open_j,
-            element_j=price_j - open_j * touched.lines,
+            element_j=max(price_j - open_j * touched.lines, 0.0),
         )
 
 
