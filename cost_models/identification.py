@@ -49,8 +49,7 @@ class Identification:
         sign = np.sign(direction[leading[0]])
         more = [labels[index] for index in leading if np.sign(direction[index]) == sign]
         less = [labels[index] for index in leading if np.sign(direction[index]) != sign]
-        against = f"more {in_words(more)} against less {in_words(less)}" if less else in_words(more)
-        return f"hardest to tell apart: {against}"
+        return f"more {in_words(more)} against less {in_words(less)}" if less else in_words(more)
 
 
 def identify(matrix: NDArray[np.float64]) -> Identification:

@@ -1,0 +1,92 @@
+"""What a reader of a cost model should know before trusting it.
+
+A file that breaks physics is refused when it is read (``cost_models.document``): costs and intervals are
+not negative, an interval contains its value, the covariance is one and agrees with the uncertainties. As
+bytes are charged by increment and no increment is negative, the cost of a path grows with distance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from calibration_data.terms import POWER_TERMS
+from cost_models.cost_model import CostModel
+from cost_models.identification import in_words
+from cost_models.plausibility import implausibility
+
+GOOD_CONDITION_NUMBER = 30.0
+GOOD_MAPE = 0.10
+"""Additive models of unseen GPU kernels reach 11 to 14 % in the literature (Wattchmen, ICS 2026)."""
+GOOD_COVERAGE = 0.90
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One sentence; a ``warning`` speaks against trusting the model, a ``note`` says what it is."""
+
+    level: Literal["warning", "note"]
+    message: str
+
+
+def findings(model: CostModel) -> tuple[Finding, ...]:
+    """Everything worth knowing about a model, in the order in which a reader should read it."""
+    return tuple(_findings(model))
+
+
+def _findings(model: CostModel) -> Iterator[Finding]:
+    if model.provenance == "simulated":
+        yield _note("SIMULATED: every joule in this model comes from a simulated device")
+    if model.provenance == "literature":
+        yield _note("from the literature: nothing in this model was measured on a device at hand")
+    supplied = [c.name for c in model.coefficients.values() if c.provenance == "literature"]
+    if supplied and model.provenance != "literature":
+        yield _note(f"not measured but supplied: {in_words(supplied)}")
+    for status, what in (("refused", "refused, no number is given"), ("bounded", "only limits are known")):
+        names = [c.name for c in model.coefficients.values() if c.status == status]
+        if names:
+            yield _note(f"{what}: {in_words(names)}")
+    for coefficient in model.coefficients.values():
+        if problem := implausibility(model.device, coefficient):
+            yield _warning(f"{coefficient.name} is {problem}")
+    unseen = [
+        c.name
+        for c in model.coefficients.values()
+        if c.status != "refused" and c.name not in POWER_TERMS and c.name not in model.document.throughput
+    ]
+    if unseen:
+        yield _note(f"no throughput, so no duration can be predicted: {in_words(unseen)}")
+    yield from _of_the_fit(model)
+
+
+def _of_the_fit(model: CostModel) -> Iterator[Finding]:
+    found = model.document.diagnostics
+    if not found.n_records:
+        return
+    if found.scaled_condition_number is None or found.scaled_condition_number > GOOD_CONDITION_NUMBER:
+        shown = (
+            "infinite" if found.scaled_condition_number is None else f"{found.scaled_condition_number:.3g}"
+        )
+        yield _warning(
+            f"the scaled condition number is {shown} (good: up to {GOOD_CONDITION_NUMBER:g}); "
+            f"hardest to tell apart: {found.smallest_singular_direction}"
+        )
+    if found.mape_leave_one_family_out is None:
+        yield _warning("no family can be predicted without its own records, so the error is not known")
+    elif found.mape_leave_one_family_out > GOOD_MAPE:
+        yield _warning(
+            f"families that the fit never saw are predicted to {found.mape_leave_one_family_out:.1%} "
+            f"(good: up to {GOOD_MAPE:.0%})"
+        )
+    coverage = found.coverage95_leave_one_family_out
+    if coverage is not None and coverage < GOOD_COVERAGE:
+        yield _warning(f"only {coverage:.0%} of left-out windows lie inside their 95 % interval")
+
+
+def _note(message: str) -> Finding:
+    return Finding(level="note", message=message)
+
+
+def _warning(message: str) -> Finding:
+    return Finding(level="warning", message=message)
