@@ -1,8 +1,9 @@
 """Kernels of fused multiply-adds, written in the compiler's own vectors so that every one is counted.
 
-Each step is x ← c − x·x, one fused multiply-add. With c = 1.9 this map is chaotic and stays in [c − c², c]
-for every |x| below 1.96: both factors keep changing sign and mantissa for ever, and nothing overflows,
-settles, or leaves the normal numbers. A sum of constants would converge, and stop toggling bits.
+Each step is x ← x·x − c, one fused multiply-add. With c = 1.9 this map is chaotic and stays in [−c, c² − c]
+for every |x| below 1.96: both factors keep changing their sign and mantissa, and nothing overflows, settles,
+or leaves the normal numbers. (With constant factors it would converge, and bits would stop toggling. In
+single precision an orbit ends in a cycle, of some hundred values.)
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from numpy.typing import NDArray
 
 from profiler.workloads.compiled import compiled, compiled_reordering_sums
 
-ADDEND = 1.9
-"""c of the map x ← c − x·x."""
+ADDEND = -1.9
+"""−c of the map x ← x·x − c."""
 
 CHAINS = 10
 """Independent vectors in flight: latency 4 or 5 cycles times two units, and they fit in 16 registers."""
@@ -40,7 +41,7 @@ def chain_elements(itemsize: int) -> int:
 
 
 def _fused_step(builder: ir.IRBuilder, x: Any) -> Any:
-    """Emit c − x·x for a scalar or a vector: fused where the CPU can, else multiplied and subtracted."""
+    """Emit x·x − c for a scalar or a vector: fused where the CPU can, else multiplied and then added."""
     scalar = x.type.element if isinstance(x.type, ir.VectorType) else x.type
     name = "f32" if isinstance(scalar, ir.FloatType) else "f64"
     if isinstance(x.type, ir.VectorType):
@@ -50,7 +51,7 @@ def _fused_step(builder: ir.IRBuilder, x: Any) -> Any:
         addend = ir.Constant(scalar, ADDEND)
     signature = ir.FunctionType(x.type, [x.type] * 3)
     fmuladd = cgutils.get_or_insert_function(builder.module, signature, f"llvm.fmuladd.{name}")
-    return builder.call(fmuladd, [builder.fneg(x), x, addend])
+    return builder.call(fmuladd, [x, x, addend])
 
 
 def _type_advance(typingctx: Any, state: Any, steps: Any) -> Any:
@@ -81,7 +82,13 @@ _advance: Any = intrinsic(_type_advance)
 
 @compiled
 def fma(state: NDArray[Any], steps: int) -> None:
-    """Step each of the ``chain_elements`` of ``state`` so often: ``steps · state.size`` multiply-adds."""
+    """Step each element of ``state`` so often: ``steps · state.size`` multiply-adds.
+
+    Args:
+        state: shape (``chain_elements(itemsize)``,), no other; read before the first step, written after
+            the last.
+        steps: of each element.
+    """
     _advance(state, steps)
 
 
