@@ -133,12 +133,12 @@ def _command_energy(domain: str, reading: WindowReading, idle: IdleBaseline | No
     gross_u_j = reading.quantisation_u_j[domain]
     net_j = net_u_j = None
     reason = ""
-    if idle is None:
+    if gross_j == 0:
+        reason = "the counter did not move while the command ran"
+    elif idle is None:
         reason = "no idle window was taken"
     elif domain not in idle.power_w:
         reason = f"the counter did not move in the idle window of {idle.duration_s:.3g} s"
-    elif gross_j == 0:
-        reason = "the counter did not move while the command ran"
     else:
         net_j = gross_j - idle.power_w[domain] * reading.duration_s
         net_u_j = hypot(gross_u_j, idle.standard_uncertainty_w[domain] * reading.duration_s)

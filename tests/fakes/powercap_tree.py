@@ -155,8 +155,10 @@ def folder_for_everyone() -> Iterator[Path]:
     """A temporary folder that a user without rights can enter too."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
 
 
 @contextmanager

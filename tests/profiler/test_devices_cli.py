@@ -108,7 +108,8 @@ def test_measure_prints_a_table_beside_the_output_of_the_command(tmp_path: Path)
     assert table["total"][0].startswith("2.000001 ± ")
     assert "contains package" in table["psys"][2]
     assert f"by powercap; powercap root {tree.root}" in result.stderr
-    assert "No net joules of package-0, core-0, uncore-0, psys" in result.stderr
+    assert "No net joules of package-0: the counter did not move in the idle window" in result.stderr
+    assert "No net joules of core-0, uncore-0, psys: the counter did not move while" in result.stderr
 
 
 def test_measure_writes_json_to_a_file_or_to_standard_output(tmp_path: Path) -> None:

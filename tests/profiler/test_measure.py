@@ -102,13 +102,17 @@ def test_without_a_domain_of_the_total_there_is_no_total(tmp_path: Path) -> None
 
 def test_why_there_are_no_net_joules(tmp_path: Path) -> None:
     tree = amd(tmp_path / "powercap")
-    result = measured(tree, "true")
-    assert {energy.net_missing_reason for energy in result.domains} == {"no idle window was taken"}
+    script = f"echo 5 > {tree.energy_file('package-0')}"
+    assert {energy.domain: energy.net_missing_reason for energy in measured(tree, script).domains} == {
+        "package-0": "no idle window was taken",
+        "core-0": "the counter did not move while the command ran",
+    }
+    tree.set_uj("package-0", 0)
     with EnergyMeter([PowercapSensor(tree.root)]) as meter:
-        still = measure_command(["true"], meter, idle_s=0.01)
-    assert still.total is not None
-    assert still.total.net_j is None
-    assert "did not move in the idle window" in still.total.net_missing_reason
+        result = measure_command(["sh", "-c", script], meter, idle_s=0.01)
+    assert result.total is not None
+    assert result.total.net_j is None
+    assert "package-0: the counter did not move in the idle window" in result.total.net_missing_reason
 
 
 @pytest.mark.parametrize("damage", ["rm {}", "echo much > {}", ": > {}", "rm {0}; mkdir {0}"])
