@@ -81,7 +81,7 @@ class Selection:
     @property
     def within_budget(self) -> bool:
         """Whether the selection costs no more than the budget; only ``dense`` can exceed it."""
-        return self.spent_j <= self.budget_j
+        return self.spent_j <= max(self.budget_j, 0.0)
 
     @property
     def retained_fraction(self) -> float:
@@ -246,7 +246,7 @@ def _selection(
 
 
 def _warnings(update: _Update, rule: Rule, budget_j: float, spent_j: float, kept: int) -> tuple[str, ...]:
-    if spent_j > budget_j:
+    if kept and spent_j > budget_j:
         return (f"{rule} keeps everything and spends {spent_j:.4g} J of a budget of {budget_j:.4g} J.",)
     if kept:
         return ()
