@@ -3,6 +3,9 @@
 Every kernel takes a number of loops, so that a window of many seconds is one call without the
 interpreter. Arithmetic is on unsigned integers: it costs no FLOP, and it cannot be left out, because
 each result goes into a sum that is returned or into memory.
+
+Counted is what the program asks for. What the hardware moves beyond it (lines that a prefetcher guessed
+wrong, clean lines that a victim cache takes in) is not counted: the fitted cost of a byte contains it.
 """
 
 from __future__ import annotations
