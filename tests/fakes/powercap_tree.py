@@ -7,9 +7,8 @@ all of them in one flat folder (``both``), or one of the two alone.
 
 from __future__ import annotations
 
+import ctypes
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,8 +23,6 @@ RANGE_UJ = 262_143_328_850
 
 DRAM_RANGE_UJ = 65_532_610_987
 """2³² steps of 15.3 µJ, as servers with a fixed DRAM unit show it."""
-
-NOBODY = 65_534
 
 
 @dataclass
@@ -150,24 +147,34 @@ def malformed(root: Path, layout: Layout = "both") -> PowercapTree:
     return tree
 
 
-@contextmanager
-def folder_for_everyone() -> Iterator[Path]:
-    """A temporary folder that a user without rights can enter too."""
-    folder = Path(tempfile.mkdtemp())
-    folder.chmod(0o755)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder)
+class _CapabilityHeader(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+class _CapabilitySets(ctypes.Structure):
+    _fields_ = (
+        ("effective", ctypes.c_uint32),
+        ("permitted", ctypes.c_uint32),
+        ("inheritable", ctypes.c_uint32),
+    )
 
 
 @contextmanager
-def without_privileges() -> Iterator[None]:
-    """Let file permissions apply, which they do not for root."""
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(NOBODY)
+def bound_by_permissions() -> Iterator[None]:
+    """Let file permissions bind this thread, also where root runs the tests.
+
+    Root passes them by two capabilities (capabilities(7)): CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, bits
+    1 and 2, which are put down for a while.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = _CapabilityHeader(version=0x20080522, pid=0)
+    sets = (_CapabilitySets * 2)()
+    assert libc.capget(ctypes.byref(header), sets) == 0
+    effective = sets[0].effective
+    sets[0].effective = effective & ~0b110
+    assert libc.capset(ctypes.byref(header), sets) == 0
     try:
         yield
     finally:
-        os.seteuid(user)
+        sets[0].effective = effective
+        assert libc.capset(ctypes.byref(header), sets) == 0

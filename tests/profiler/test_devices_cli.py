@@ -13,10 +13,9 @@ from fakes.nvml_library import FakeNvml, scripted_nvml
 from fakes.powercap_tree import (
     PowercapTree,
     amd,
+    bound_by_permissions,
     client,
-    folder_for_everyone,
     malformed,
-    without_privileges,
 )
 
 from calibration_data import CalijouleError, UsageError
@@ -83,12 +82,13 @@ def test_no_sensor_is_exit_code_3(arguments: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["devices"], ["measure", "--", "true"]])
-def test_counters_that_may_not_be_read_are_exit_code_3_with_the_permission(arguments: list[str]) -> None:
-    with folder_for_everyone() as folder:
-        tree = amd(folder / "powercap")
-        tree.energy_file("package-0").chmod(0)
-        with without_privileges():
-            result = run(tree.root, *arguments)
+def test_counters_that_may_not_be_read_are_exit_code_3_with_the_permission(
+    arguments: list[str], tmp_path: Path
+) -> None:
+    tree = amd(tmp_path / "powercap")
+    tree.energy_file("package-0").chmod(0)
+    with bound_by_permissions():
+        result = run(tree.root, *arguments)
     error = error_of(result)
     assert isinstance(error, SensorPermissionError)
     assert error.exit_code == 3

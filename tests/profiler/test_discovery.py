@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from fakes.nvml_library import FakeNvml, scripted_nvml
-from fakes.powercap_tree import amd, client, folder_for_everyone, malformed, server, without_privileges
+from fakes.powercap_tree import amd, bound_by_permissions, client, malformed, server
 
 from calibration_data import NoUsableSensorError
 from profiler.discovery import SensorState, discover, require_usable
@@ -62,29 +62,27 @@ def test_nothing_here_says_what_was_looked_for_and_three_ways_on(tmp_path: Path)
         assert nothing.value.exit_code == 3
 
 
-def test_a_missing_permission_is_said_with_file_and_remedy() -> None:
-    with folder_for_everyone() as folder:
-        tree = amd(folder / "powercap")
-        tree.energy_file("package-0").chmod(0)
-        with without_privileges():
-            states = discover(tree.root)
-            assert by_interface(states)["powercap"].state == "not permitted"
-            assert "chgrp" in by_interface(states)["powercap"].remedy
-            for attempt in (lambda: require_usable(states), lambda: open_sensors(powercap_root=tree.root)):
-                with pytest.raises(SensorPermissionError, match=r"intel-rapl:0/energy_uj") as refused:
-                    attempt()
-                assert "CVE-2020-8694" in refused.value.next_step
+def test_a_missing_permission_is_said_with_file_and_remedy(tmp_path: Path) -> None:
+    tree = amd(tmp_path / "powercap")
+    tree.energy_file("package-0").chmod(0)
+    with bound_by_permissions():
+        states = discover(tree.root)
+        assert by_interface(states)["powercap"].state == "not permitted"
+        assert "chgrp" in by_interface(states)["powercap"].remedy
+        for attempt in (lambda: require_usable(states), lambda: open_sensors(powercap_root=tree.root)):
+            with pytest.raises(SensorPermissionError, match=r"intel-rapl:0/energy_uj") as refused:
+                attempt()
+            assert "CVE-2020-8694" in refused.value.next_step
 
 
 def test_a_forbidden_processor_beside_a_usable_gpu_is_said(
-    nvml: FakeNvml, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, nvml: FakeNvml, caplog: pytest.LogCaptureFixture
 ) -> None:
     nvml.script(gpus=1)
-    with folder_for_everyone() as folder:
-        tree = amd(folder / "powercap")
-        tree.energy_file("package-0").chmod(0)
-        with without_privileges():
-            (gpu,) = open_sensors(powercap_root=tree.root)
+    tree = amd(tmp_path / "powercap")
+    tree.energy_file("package-0").chmod(0)
+    with bound_by_permissions():
+        (gpu,) = open_sensors(powercap_root=tree.root)
     assert [spec.domain for spec in gpu.specs] == ["gpu-0"]
     assert "energy_uj" in caplog.text
     gpu.close()

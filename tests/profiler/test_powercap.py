@@ -15,12 +15,11 @@ from fakes.powercap_tree import (
     Layout,
     PowercapTree,
     amd,
+    bound_by_permissions,
     client,
     dies,
-    folder_for_everyone,
     malformed,
     server,
-    without_privileges,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -287,13 +286,12 @@ def test_no_tree_no_zone_and_no_zone_that_counts(tmp_path: Path) -> None:
         PowercapSensor(tmp_path / "powercap")
 
 
-def test_counters_that_may_not_be_read_are_named_with_the_remedy() -> None:
-    with folder_for_everyone() as folder:
-        tree = server(folder / "powercap")
-        for domain in ("package-0", "package-1", "dram-0", "dram-1"):
-            tree.energy_file(domain).chmod(0)
-        with without_privileges(), pytest.raises(SensorPermissionError) as refused:
-            PowercapSensor(tree.root)
+def test_counters_that_may_not_be_read_are_named_with_the_remedy(tmp_path: Path) -> None:
+    tree = server(tmp_path / "powercap")
+    for domain in ("package-0", "package-1", "dram-0", "dram-1"):
+        tree.energy_file(domain).chmod(0)
+    with bound_by_permissions(), pytest.raises(SensorPermissionError) as refused:
+        PowercapSensor(tree.root)
     assert str(tree.root / "intel-rapl:0" / "energy_uj") in refused.value.message
     assert "nor 3 more" in refused.value.message
     assert "Permission denied" in refused.value.message
@@ -302,23 +300,21 @@ def test_counters_that_may_not_be_read_are_named_with_the_remedy() -> None:
     assert "as root" not in remedy
 
 
-def test_a_total_short_of_a_forbidden_counter_is_refused_a_part_is_left_out() -> None:
-    with folder_for_everyone() as folder:
-        tree = client(folder / "powercap")
-        tree.energy_file("uncore-0").chmod(0)
-        with without_privileges():
-            sensor = PowercapSensor(tree.root)
-        assert domains(sensor) == {"package-0", "core-0", "psys"}
-        assert "Permission denied" in reasons(sensor)["intel-rapl:0:1"]
-        tree.energy_file("package-0").chmod(0)
-        with without_privileges(), pytest.raises(SensorPermissionError, match=r"intel-rapl:0/energy_uj"):
-            PowercapSensor(tree.root)
+def test_a_total_short_of_a_forbidden_counter_is_refused_a_part_is_left_out(tmp_path: Path) -> None:
+    tree = client(tmp_path / "powercap")
+    tree.energy_file("uncore-0").chmod(0)
+    with bound_by_permissions():
+        sensor = PowercapSensor(tree.root)
+    assert domains(sensor) == {"package-0", "core-0", "psys"}
+    assert "Permission denied" in reasons(sensor)["intel-rapl:0:1"]
+    tree.energy_file("package-0").chmod(0)
+    with bound_by_permissions(), pytest.raises(SensorPermissionError, match=r"intel-rapl:0/energy_uj"):
+        PowercapSensor(tree.root)
 
 
-def test_a_tree_that_may_not_be_listed_is_named() -> None:
-    with folder_for_everyone() as folder:
-        tree = amd(folder / "powercap")
-        tree.root.chmod(0)
-        with without_privileges(), pytest.raises(SensorPermissionError, match="may not be listed"):
-            PowercapSensor(tree.root)
-        tree.root.chmod(0o755)
+def test_a_tree_that_may_not_be_listed_is_named(tmp_path: Path) -> None:
+    tree = amd(tmp_path / "powercap")
+    tree.root.chmod(0)
+    with bound_by_permissions(), pytest.raises(SensorPermissionError, match="may not be listed"):
+        PowercapSensor(tree.root)
+    tree.root.chmod(0o755)

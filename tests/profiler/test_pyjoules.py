@@ -12,11 +12,10 @@ from fakes.powercap_tree import (
     Layout,
     PowercapTree,
     amd,
+    bound_by_permissions,
     client,
     dies,
-    folder_for_everyone,
     server,
-    without_privileges,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -88,12 +87,11 @@ def test_what_is_no_whole_number_is_an_error(content: str, tmp_path: Path) -> No
         sensor.read()
 
 
-def test_counters_that_may_not_be_read_are_named() -> None:
-    with folder_for_everyone() as folder:
-        tree = amd(folder / "powercap")
-        tree.energy_file("package-0").chmod(0)
-        with without_privileges(), pytest.raises(SensorPermissionError, match=r"intel-rapl:0/energy_uj"):
-            PyJoulesSensor(tree.root)
+def test_counters_that_may_not_be_read_are_named(tmp_path: Path) -> None:
+    tree = amd(tmp_path / "powercap")
+    tree.energy_file("package-0").chmod(0)
+    with bound_by_permissions(), pytest.raises(SensorPermissionError, match=r"intel-rapl:0/energy_uj"):
+        PyJoulesSensor(tree.root)
 
 
 def test_pyjoules_own_root_is_left_as_it_was(tmp_path: Path) -> None:
