@@ -23,10 +23,10 @@ POWERCAP_ROOT = Path("/sys/class/powercap")
 """Where Linux mounts the tree; a container may see the host's tree elsewhere."""
 
 RAPL_UPDATE_PERIOD_S = 0.001
-"""About one update a millisecond (Intel SDM vol. 3B, 15.10.2; AMD counters are as quick)."""
+"""About one update a millisecond (Intel SDM vol. 3B, package RAPL domain; AMD counters are as quick)."""
 
 RAPL_RESOLUTION_UJ = 61.0
-"""2⁻¹⁴ J, the default energy unit (Intel SDM vol. 3B, 15.10.1). DRAM counters of older servers and AMD
+"""2⁻¹⁴ J, the default energy unit (Intel SDM vol. 3B, RAPL interfaces). DRAM counters of older servers and AMD
 counters step by 15.3 µJ, for which this is an upper bound."""
 
 PERMISSION_RECIPE = (
