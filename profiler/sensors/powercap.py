@@ -26,8 +26,8 @@ RAPL_UPDATE_PERIOD_S = 0.001
 """About one update a millisecond (Intel SDM vol. 3B, package RAPL domain; AMD counters are as quick)."""
 
 RAPL_RESOLUTION_UJ = 61.0
-"""2⁻¹⁴ J, the default energy unit (Intel SDM vol. 3B, RAPL interfaces). DRAM counters of older servers and AMD
-counters step by 15.3 µJ, for which this is an upper bound."""
+"""2⁻¹⁴ J, the default energy unit (Intel SDM vol. 3B, RAPL interfaces). DRAM counters of older servers and
+AMD counters step by 15.3 µJ, for which this is an upper bound."""
 
 PERMISSION_RECIPE = (
     "Let one group read the counters, not everyone (they leak what a processor computes, CVE-2020-8694):"
