@@ -24,7 +24,8 @@ from cwmp.tensors import TensorLayout, expected_groups, touched_groups
 
 Phase = Literal["pack", "apply"]
 IndexCoding = Literal["raw32", "golomb"]
-"""``raw32``: four bytes. ``golomb``: log2(1/p) + 1.44 bits, what a geometric gap of density p needs."""
+"""``raw32``: four bytes. ``golomb``: the gap to the kept coordinate before, in as many bits as its entropy
+H(p)/p, about log2(1/p) + 1.44, which Golomb's codes come close to (IEEE Trans. Inf. Theory 12 (1966) 399)."""
 
 LAUNCHES_PER_TENSOR = 3
 
@@ -115,10 +116,13 @@ def apply_work(
 
 
 def index_bytes(coding: IndexCoding, density: float) -> float:
-    """Bytes that say which coordinate a value belongs to; a message with all of them needs none."""
+    """Bytes that say which coordinate a value belongs to, where not all are sent."""
+    if coding == "raw32":
+        return 4.0
     if density >= 1:
         return 0.0
-    return 4.0 if coding == "raw32" else (math.log2(1 / density) + 1.44) / 8
+    p, q = density, 1 - density
+    return (math.log2(1 / p) + q / p * math.log2(1 / q)) / 8
 
 
 def _path_work(

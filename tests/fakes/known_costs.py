@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from calibration_data import TERMS
+from calibration_data import TERMS, MemoryHierarchy
 from calibration_data.records import DeviceFingerprint
 from cost_models import Coefficient, CostModel, CostModelDocument
 from cost_models.document import Covariance
@@ -20,6 +20,7 @@ def known_cost_model(
     correlation: float = 0.0,
     overrides: Mapping[str, float] | None = None,
     refused: frozenset[str] = frozenset(),
+    memory: MemoryHierarchy | None = None,
 ) -> CostModel:
     """The truth of a simulated device as a cost model.
 
@@ -29,6 +30,7 @@ def known_cost_model(
         correlation: between every two coefficients.
         overrides: values that replace the truth.
         refused: coefficients that the fit would not have identified.
+        memory: caches that replace those of the device.
     """
     spec = load_spec(name)
     truth = {**spec.truth, **(overrides or {})}
@@ -40,7 +42,10 @@ def known_cost_model(
         CostModelDocument(
             provenance="simulated",
             device=DeviceFingerprint(
-                device=f"sim:{name}", kind="simulated", model_name=spec.name, memory=spec.memory
+                device=f"sim:{name}",
+                kind="simulated",
+                model_name=spec.name,
+                memory=memory or spec.memory,
             ),
             created="2026-01-01T00:00:00+00:00",
             domains=tuple(spec.sensor.domains),
