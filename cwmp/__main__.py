@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except CalijouleError as error:
-        if "--debug" in arguments:
+        if logging.getLogger().isEnabledFor(logging.DEBUG):
             raise
         typer.echo(f"Error: {error}", err=True)
         return error.exit_code

@@ -94,15 +94,17 @@ def _points(memory: MemoryHierarchy, *, full: bool) -> Iterator[Microbenchmark]:
         yield Microbenchmark(point=f"spin-t{count}", family="awake", kernel="spin", threads=count)
     yield from _duty_cycles(memory, full=full)
     for level in memory.levels:
-        sizes = _load_sizes(memory, level, full=full)
-        for count in threads if full or level == "dram" else threads[-2:]:
-            for index, size in enumerate(sizes):
+        few = full or level == "dram"
+        for index, size in enumerate(_sizes(memory, level, full=full)):
+            counts = _counts_that_reach(memory, level, size, full=full)
+            for count in counts if few else counts[-2:]:
                 yield _walk("load", memory, level, size, count, suffix=f"-{index}")
+        size = _sizes(memory, level, full=False)[0]
+        counts = _counts_that_reach(memory, level, size, full=full)
+        for count in counts[-2:] if few else counts[-1:]:
+            yield _walk("store", memory, level, size, count)
+            yield _walk("copy", memory, level, size, count)
     kernel: KernelName
-    for kernel in ("store", "copy"):
-        for level in memory.levels:
-            for count in threads[-2:] if full or level == "dram" else threads[-1:]:
-                yield _walk(kernel, memory, level, _load_sizes(memory, level, full=False)[-1], count)
     for kernel in ("gather", "scatter"):
         for count in threads if full else threads[-3:]:
             yield _walk(kernel, memory, "dram", _random_bytes(memory, count), count)
@@ -123,7 +125,7 @@ def _thread_counts(cores: int, *, full: bool) -> list[int]:
 
 def _duty_cycles(memory: MemoryHierarchy, *, full: bool) -> Iterator[Microbenchmark]:
     cores = memory.cores
-    size = _load_sizes(memory, "dram", full=False)[-1]
+    size = _sizes(memory, "dram", full=False)[0]
     for duty in (0.25, 0.5, 0.75) if full else (0.25, 0.5):
         suffix = f"-duty{round(100 * duty)}"
         yield Microbenchmark(
@@ -142,15 +144,16 @@ def _duty_cycles(memory: MemoryHierarchy, *, full: bool) -> Iterator[Microbenchm
 
 def _intensities(memory: MemoryHierarchy, *, full: bool) -> Iterator[Microbenchmark]:
     for level in memory.levels if full else (memory.levels[1], "dram"):
-        size = _load_sizes(memory, level, full=False)[-1]
-        for dtype in ("fp32", "fp64"):
+        size = _sizes(memory, level, full=False)[0]
+        counts = _counts_that_reach(memory, level, size, full=full)
+        for dtype in ("fp32", "fp64") if counts else ():
             for fma in (1, 2, 4, 8, 16, 32, 64) if full else (2, 16):
                 yield _walk(
                     "intensity",
                     memory,
                     level,
                     size,
-                    memory.cores,
+                    counts[-1],
                     suffix=f"-{dtype}-fma{fma}",
                     dtype=dtype,
                     fma_per_element=fma,
@@ -191,24 +194,24 @@ def _is_private(memory: MemoryHierarchy, level: str) -> bool:
     return level not in (memory.levels[-2], "dram")
 
 
-def _load_sizes(memory: MemoryHierarchy, level: str, *, full: bool) -> list[int]:
-    """Working sets that live in a level beyond doubt: twice the level before it to half of its own.
-
-    From half of L1 to four times the last cache; between levels a working set lives partly in both, and
-    the bytes that each serves are not known exactly.
-    """
+def _sizes(memory: MemoryHierarchy, level: str, *, full: bool) -> list[int]:
+    """Working sets from half of L1 to four times the last cache, the usual one of each level first."""
     if level == "dram":
         return [4 * memory.last_cache_bytes] + ([6 * memory.last_cache_bytes] if full else [])
     capacity = {"l1": memory.l1_bytes, "l2": memory.l2_bytes, "llc": memory.llc_bytes or 0}[level]
-    half = capacity // 2
-    if level == "l1":
-        return [half // 2, half] if full else [half]
-    inner = memory.levels[memory.levels.index(level) - 1]
-    inner_bytes = {"l1": memory.l1_bytes, "l2": memory.l2_bytes}[inner]
-    if not _is_private(memory, level):
-        inner_bytes *= memory.cores
-    smallest = min(2 * inner_bytes, half)
-    return [smallest, half] if full and smallest < half else [half]
+    return [capacity // 2] + ([capacity // 4] if full else [])
+
+
+def _counts_that_reach(memory: MemoryHierarchy, level: str, size: int, *, full: bool) -> list[int]:
+    """Thread counts whose shares live in the level beyond doubt: twice as large as the level before it.
+
+    Between levels a working set lives partly in both, and the bytes that each serves are not known.
+    """
+    before = {"l2": memory.l1_bytes, "llc": memory.l2_bytes}.get(level, 0)
+    if _is_private(memory, level):
+        return _thread_counts(memory.cores, full=full) if size >= 2 * before else []
+    most = memory.cores if before == 0 else min(memory.cores, size // (2 * before))
+    return _thread_counts(most, full=full)
 
 
 def _random_bytes(memory: MemoryHierarchy, threads: int) -> int:

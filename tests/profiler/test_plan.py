@@ -59,22 +59,29 @@ def test_order_depends_on_the_seed_and_nothing_else() -> None:
     assert set(first) == set(second)
 
 
-def test_working_sets_live_beyond_doubt_in_their_level() -> None:
-    device = open_device("sim:server-cpu")
+@pytest.mark.parametrize("name", shipped_names())
+@pytest.mark.parametrize("plan_name", ["quick", "full"])
+def test_working_sets_live_beyond_doubt_in_their_level(name: str, plan_name: PlanName) -> None:
+    """Between twice the level before and half of the level itself; DRAM at four times the last cache."""
+    device = open_device(f"sim:{name}")
     memory = device.memory
-    assert memory.llc_bytes is not None
-    sizes: dict[str, set[float]] = {}
-    for point in make_plan(device, "full").points:
-        if point.kernel == "load" and point.working_set_bytes:
-            shared = point.level in ("llc", "dram")
-            share = point.working_set_bytes / (1 if shared else point.threads)
-            sizes.setdefault(str(point.level), set()).add(share)
-    assert max(sizes["l1"]) <= memory.l1_bytes / 2
-    assert min(sizes["l2"]) >= 2 * memory.l1_bytes
-    assert max(sizes["l2"]) <= memory.l2_bytes / 2
-    # Shares are rounded up to whole lines for each thread.
-    assert max(sizes["llc"]) <= 0.501 * memory.llc_bytes
-    assert min(sizes["dram"]) >= 4 * memory.llc_bytes
+    capacity = {"l1": memory.l1_bytes, "l2": memory.l2_bytes, "llc": memory.llc_bytes or 0}
+    last_cache = memory.levels[-2]
+    for point in make_plan(device, plan_name).points:
+        if point.kernel not in ("load", "store", "copy", "intensity"):
+            continue
+        assert point.working_set_bytes is not None
+        assert point.level is not None
+        share = point.working_set_bytes / point.threads
+        if point.level == "dram":
+            assert point.working_set_bytes >= 4 * memory.last_cache_bytes
+            continue
+        occupied = point.working_set_bytes if point.level == last_cache else share
+        # Shares are rounded up to whole lines.
+        assert occupied <= 0.501 * capacity[point.level]
+        if point.level != "l1":
+            before = memory.levels[memory.levels.index(point.level) - 1]
+            assert share >= 2 * capacity[before]
 
 
 def test_random_walks_have_a_power_of_two_of_lines_for_each_thread() -> None:
