@@ -118,7 +118,7 @@ class CostVector:
                 coordinates, lines and rows. A tensor without either keeps nothing.
 
         Raises:
-            UsageError: a name is unknown or a mask has another shape.
+            UsageError: a name is unknown, a mask has another shape, or a count is impossible.
         """
         pricing = self.pricing
         touched = {name: self._touched(name, part) for name, part in kept.items()}
@@ -159,6 +159,11 @@ class CostVector:
             )
         layout = self.tensors[name].layout
         if isinstance(kept, Touched):
+            if not 0 <= kept.kept <= layout.numel:
+                raise UsageError(
+                    f"{name} has {layout.numel} coordinates, so {kept.kept} cannot be kept.",
+                    next_step="Use a cost vector of the same network as the counts.",
+                )
             return kept
         if tuple(kept.shape) != layout.shape:
             raise UsageError(
@@ -194,7 +199,7 @@ def cost_vector(
         MissingCoefficientError: the model does not know a cost or a rate that is needed.
         UnknownMemoryError: the model does not say how large the caches are.
         InvalidCostError: a coordinate would cost nothing.
-        UsageError: boundary and link do not fit, or a density or the optimiser is impossible.
+        UsageError: boundary and link do not fit, or a density, the coding or the optimiser is impossible.
     """
     pricing = Pricing(
         model=model,

@@ -88,7 +88,7 @@ class Pricing:
         optimizer_streams: optimiser states per weight: 0 SGD, 1 momentum, 2 Adam, 3 AMSGrad.
 
     Raises:
-        UsageError: boundary and link do not fit, or the optimiser is impossible.
+        UsageError: boundary and link do not fit, or the coding or the optimiser is unknown.
     """
 
     model: CostModel
@@ -110,6 +110,11 @@ class Pricing:
         if self.boundary == "update" and self.link is not None:
             raise UsageError(
                 "A link costs nothing inside the boundary update.", next_step="Use update+uplink."
+            )
+        if self.index_coding not in get_args(IndexCoding):
+            raise UsageError(
+                f"{self.index_coding!r} is no index coding.",
+                next_step=f"Codings: {', '.join(get_args(IndexCoding))}.",
             )
         if not 0 <= self.optimizer_streams < len(APPLY_FLOP):
             raise UsageError(

@@ -243,6 +243,8 @@ class TestMasks:
             vector.evaluate({"other": torch.ones(2, dtype=torch.bool)})
         with pytest.raises(UsageError, match="shape"):
             vector.evaluate({"l1": torch.ones(2, dtype=torch.bool)})
+        with pytest.raises(UsageError, match="cannot be kept"):
+            vector.evaluate({"l1": Touched(kept=3201, lines=200, rows=2)})
 
 
 class TestUncertainty:
@@ -409,7 +411,9 @@ class TestModels:
         with pytest.raises(InvalidCostError, match="l1 would cost 0"):
             priced(0.1, known_cost_model(overrides=free))
 
-    def test_an_unknown_optimiser_is_refused(self) -> None:
+    def test_an_unknown_optimiser_or_coding_is_refused(self) -> None:
+        with pytest.raises(UsageError, match="Codings: raw32, golomb"):
+            priced(0.1, index_coding="morse")
         with pytest.raises(UsageError, match="4 states"):
             priced(0.1, optimizer_streams=4)
 
