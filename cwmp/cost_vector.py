@@ -252,7 +252,9 @@ def _densities(layouts: Sequence[TensorLayout], density: float | Mapping[str, fl
 
 def _variance_of_log(costs: Iterable[TensorCost]) -> float:
     """Variance of ln(price) over coordinates, every coordinate counting once."""
-    items = [(cost.layout.numel, math.log(cost.price_j.value)) for cost in costs]
+    prices = [(cost.layout.numel, cost.price_j.value) for cost in costs]
+    # Relative to one of them, so that equal prices give exactly zero.
+    items = [(numel, math.log(price / prices[0][1])) for numel, price in prices]
     count = sum(numel for numel, _ in items)
     mean = sum(numel * value for numel, value in items) / count
     return sum(numel * (value - mean) ** 2 for numel, value in items) / count

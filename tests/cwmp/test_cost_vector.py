@@ -138,6 +138,8 @@ class TestPricesByHand:
             [np.full(cost.layout.numel, np.log(cost.price_j.value)) for cost in vector.tensors.values()]
         )
         assert vector.var_ln_c == pytest.approx(np.var(logs), rel=1e-9)
+        near = {"a": torch.zeros(7), "b": torch.zeros(64, 9)}
+        assert cost_vector(near, known_cost_model(), boundary="update", density=0.01).var_ln_c == 0
 
 
 class TestMonotone:
