@@ -14,6 +14,7 @@ from calibration_data.records import CalibrationRecord
 
 MAX_LINE_BYTES = 8_000_000
 MAX_FILE_BYTES = 512_000_000
+MAX_SHOWN = 200
 
 
 def append_record(path: Path, record: CalibrationRecord) -> None:
@@ -89,10 +90,14 @@ def _parse(path: Path, number: int, line: bytes) -> CalibrationRecord:
 
 
 def describe_validation_error(error: ValidationError) -> str:
-    """The first problem of a pydantic error in one line, with the name of the field."""
+    """The first problem of a pydantic error in one short line, with the name of the field.
+
+    Names of fields can come from a hostile file: they are quoted and cut.
+    """
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    field = ".".join(str(part) for part in first["loc"])
-    return f"field {field!r}: {first['msg']}" if field else str(first["msg"])
+    field = ".".join(str(part) for part in first["loc"])[:MAX_SHOWN]
+    message = str(first["msg"])[:MAX_SHOWN]
+    return f"field {field!r}: {message}" if field else message
 
 
 def _cut_torn_line(path: Path) -> None:

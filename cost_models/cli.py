@@ -104,14 +104,19 @@ def _draw(path: Path, model: CostModel, records: list[CalibrationRecord]) -> Non
 @contextmanager
 def _fit_progress(records: list[CalibrationRecord]) -> Iterator[Callable[[str], None]]:
     """A bar over the fits: one with all families, one without each."""
-    columns = (TextColumn("fit {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("fit {task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task("", total=1 + len({record.family for record in records}))
         started = False
 
         def report(step: str) -> None:
             nonlocal started
-            bars.update(task, description=step, advance=1 if started else 0)
+            bars.update(task, description=_plain(step), advance=1 if started else 0)
             started = True
 
         yield report

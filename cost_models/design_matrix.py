@@ -151,8 +151,10 @@ def build_design_matrix(records: Sequence[CalibrationRecord]) -> DesignMatrix:
     rows = [row for side in sides for row in _rows(records, side)]
     repeatability = {side: _repeatability(records, side) for side in sides}
     energy_j = np.array([_energy_j(row.window, row.side) for row in rows])
-    for row, energy in zip(rows, energy_j, strict=True):
-        if not energy > 0:
+    quantisation_u_j = np.array([_quantisation_u_j(row.window, row.side) for row in rows])
+    for row, energy, quantisation in zip(rows, energy_j, quantisation_u_j, strict=True):
+        # A coarse DRAM counter may not move in a short idle window; a whole device always uses energy.
+        if energy <= 0 and not (row.side == "dram" and quantisation > 0):
             raise MeasurementError(
                 f"{records[row.record].point}: the {row.side} counter stood still for "
                 f"{row.window.duration_s} s.",
@@ -166,7 +168,7 @@ def build_design_matrix(records: Sequence[CalibrationRecord]) -> DesignMatrix:
         ),
         energy_j=energy_j,
         relative_u=np.array([repeatability[row.side] for row in rows]),
-        quantisation_u_j=np.array([_quantisation_u_j(row.window, row.side) for row in rows]),
+        quantisation_u_j=quantisation_u_j,
         clusters=np.array([2 * row.record + row.around for row in rows], dtype=np.intp),
         strata=np.array(
             [2 * sides.index(row.side) + (row.window.active_s == 0) for row in rows], dtype=np.intp

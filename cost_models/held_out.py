@@ -16,6 +16,9 @@ from cost_models.uncertainty import student_t
 
 Array = NDArray[np.float64]
 
+RESAMPLES = 200
+"""Enough for intervals that are only counted."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOut:
@@ -78,7 +81,7 @@ def leave_one_family_out(
 def _leave_out(design: DesignMatrix, left_out: NDArray[np.bool_], seed: int) -> LeftOut:
     kept = ~left_out
     present = np.any(design.matrix[kept] > 0, axis=0)
-    fit = EnergyRegression(seed=seed).fit(
+    fit = EnergyRegression(resamples=RESAMPLES, seed=seed).fit(
         design.matrix[np.ix_(kept, present)],
         design.energy_j[kept],
         relative_u=design.relative_u[kept],

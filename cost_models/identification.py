@@ -36,11 +36,17 @@ class Identification:
         return largest / smallest if smallest > _RANK_TOLERANCE * largest else np.inf
 
     def partners(self, index: int) -> list[int]:
-        """Columns that trade against one column in the direction that inflates its variance most."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            inflation = (self.directions[:, index] / self.singular_values) ** 2
-        direction = self.directions[int(np.nanargmax(inflation))]
-        return [other for other in _leading(direction) if other != index]
+        """Columns that trade against one column, strongest first: its cost is correlated with theirs.
+
+        Correlations come from the inverse of the cross-product, so that they do not depend on which basis
+        the decomposition chose where several combinations are lost at once.
+        """
+        floor = _RANK_TOLERANCE * self.singular_values[0]
+        inflation = np.maximum(self.singular_values, floor) ** -2
+        inverse = self.directions.T * inflation @ self.directions
+        correlation = np.abs(inverse[index]) / np.sqrt(inverse[index, index] * np.diag(inverse))
+        correlation[index] = 0.0
+        return _leading(correlation)
 
     def smallest_direction(self, labels: Sequence[str]) -> str:
         """The combination of columns that the data tell apart least, in words."""
@@ -77,8 +83,8 @@ def in_words(names: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
-def _leading(direction: NDArray[np.float64]) -> list[int]:
-    """Columns with at least a quarter of the largest weight, largest first, at most five."""
-    order = np.argsort(-np.abs(direction), kind="stable")[:5]
-    limit = 0.25 * abs(direction[order[0]])
-    return [int(index) for index in order if abs(direction[index]) >= limit]
+def _leading(weights: NDArray[np.float64]) -> list[int]:
+    """Columns with at least half of the largest weight, largest first, at most five."""
+    order = np.argsort(-np.abs(weights), kind="stable")[:5]
+    limit = 0.5 * abs(weights[order[0]])
+    return [int(index) for index in order if abs(weights[index]) >= limit > 0]

@@ -51,7 +51,7 @@ class EnergyRegression:
 
         Args:
             X: amounts without zero columns, shape (n_rows, n_columns).
-            y: joules, positive, shape (n_rows,).
+            y: joules, shape (n_rows,); 0 only where ``absolute_u`` is not.
             relative_u: relative standard uncertainty of each row, positive, shape (n_rows,).
             absolute_u: standard uncertainty of each row that does not grow with it, in joules, (n_rows,).
             clusters: configuration of each row, shape (n_rows,).

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -25,6 +25,7 @@ def test_expanded_uncertainty_is_k_times_u() -> None:
     assert Estimate(value=1.0, standard_uncertainty=0.3).expanded(3) == pytest.approx(0.9)
 
 
+@settings(deadline=None)
 @given(low=st.floats(-1e3, 1e3), width=st.floats(1e-3, 1e3))
 def test_rectangular_has_the_moments_of_the_uniform_distribution(low: float, width: float) -> None:
     estimate = Estimate.rectangular(low, low + width)
@@ -54,6 +55,7 @@ def test_welch_satterthwaite_agrees_with_welchs_t_test() -> None:
     assert welch_satterthwaite(variances, [6, 11]) == pytest.approx(expected)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(positive, st.floats(0.5, 1e4)), min_size=1, max_size=6))
 def test_degrees_of_freedom_lie_between_the_fewest_and_their_sum(parts: list[tuple[float, float]]) -> None:
     variances, freedom = np.array([v for v, _ in parts]), [nu for _, nu in parts]
