@@ -56,7 +56,7 @@ class ClientReport(_Frozen):
     Attributes:
         client: its number.
         samples: its training samples.
-        training_loss: mean cross-entropy over its local epochs.
+        training_loss: mean cross-entropy over its local epochs; None if it is not finite.
         rule: how coordinates were chosen.
         budget_j: joules for everything inside the boundary; None for ``dense``, which knows no budget.
         fixed_j: predicted joules that do not depend on the choice.
@@ -77,7 +77,7 @@ class ClientReport(_Frozen):
 
     client: NonNegativeInt
     samples: NonNegativeInt
-    training_loss: float
+    training_loss: float | None
     rule: RuleName
     budget_j: float | None
     fixed_j: float
@@ -284,9 +284,7 @@ def _summed(parts: Sequence[PhaseEnergy]) -> PhaseEnergy:
         predicted_j=_sum_or_none(part.predicted_j for part in parts),
         predicted_u_j=_sum_or_none(part.predicted_u_j for part in parts),
         measured_j=measured,
-        measured_u_j=None
-        if measured is None
-        else sum((part.measured_u_j or 0.0) ** 2 for part in parts) ** 0.5,
+        measured_u_j=None if measured is None else variance**0.5,
         provenance=provenances.pop() if measured is not None and len(provenances) == 1 else None,
         replays=sum(part.replays for part in parts),
         reason="; ".join(reasons) or None,

@@ -46,7 +46,7 @@ def pack(update: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> SparseUpd
         update: float32 tensor by parameter name, in the order of the network's parameters.
         masks: True where the coordinate is kept; same names and shapes.
     """
-    flat = torch.cat([value.reshape(-1) for value in update.values()])
+    flat = flatten(update)
     kept = torch.cat([masks[name].reshape(-1) for name in update])
     if bool(kept.all()):
         return SparseUpdate(indices=None, values=flat, coordinates=flat.numel())
@@ -59,7 +59,7 @@ def add_to(accumulator: Tensor, message: SparseUpdate, weight: float) -> None:
     """Add a weighted message to an accumulator, in place; a coordinate that was not sent adds zero.
 
     Args:
-        accumulator: float64, shape (coordinates,).
+        accumulator: floating point, shape (coordinates,).
         message: from ``pack``, or from anywhere.
         weight: share of the client in the average.
 
@@ -67,7 +67,7 @@ def add_to(accumulator: Tensor, message: SparseUpdate, weight: float) -> None:
         UsageError: the message is not a valid update of that many coordinates.
     """
     _check(message, accumulator.numel())
-    values = message.values.double() * weight
+    values = message.values.to(accumulator.dtype) * weight
     if message.indices is None:
         accumulator.add_(values)
     else:
@@ -92,6 +92,11 @@ def average(messages: Sequence[SparseUpdate], samples: Sequence[int], coordinate
     for message, count in zip(messages, samples, strict=True):
         add_to(mean, message, count / sum(samples))
     return mean
+
+
+def flatten(tensors: Mapping[str, Tensor]) -> Tensor:
+    """All coordinates of some tensors in their order, shape (coordinates,)."""
+    return torch.cat([value.reshape(-1) for value in tensors.values()])
 
 
 def unflatten(flat: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:

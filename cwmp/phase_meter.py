@@ -1,0 +1,225 @@
+"""Measures the phases of a client's round.
+
+A phase of a small network takes microseconds, and a sensor ticks in milliseconds. So a phase is executed
+once to see how long it takes, and then replayed in one window of at least 20 ticks:
+
+    idle window │ phase │ phase phase phase … phase │ next phase │ …
+                  once    replayed with the same input; joules of one = window / replays
+
+A real device replays the code itself; every phase is a pure function of its input, so a replay changes
+nothing. A simulated device executes the counted work in virtual time. Both are net of the idle power that
+was measured just before on the same device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeVar
+
+from calibration_data import (
+    CalijouleError,
+    MeasurementError,
+    NoUsableSensorError,
+    WindowReading,
+    Work,
+    total_domains,
+)
+from cwmp.seeding import derived_seed
+from profiler import EnergyMeter
+from profiler.device import Device
+from profiler.idle import IdleBaseline, measure_idle
+from profiler.simulated_device import SimulatedDevice
+
+T = TypeVar("T")
+
+TICKS_PER_WINDOW = 20
+IDLE_TICKS = 50
+SETTLE_TICKS = 2
+MAX_REPLAYS = 10_000
+UNKNOWN_TICK_S = 0.1
+SIMULATED_EXECUTIONS = 20
+"""Replays on a simulated device are joined into as many executions, each with its own run-to-run noise."""
+
+_NOT_SEEN = (MeasurementError, NoUsableSensorError)
+"""A sensor that fails or vanishes costs the joules of a phase, not the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What sensors saw of one execution of a phase.
+
+    Attributes:
+        energy_j: joules net of idle power; None with a reason.
+        standard_uncertainty_j: of ``energy_j``.
+        provenance: ``measured`` or ``simulated``; None without joules.
+        replays: executions in the window.
+        reason: why there are no joules.
+    """
+
+    energy_j: float | None = None
+    standard_uncertainty_j: float | None = None
+    provenance: Literal["measured", "simulated"] | None = None
+    replays: int = 0
+    reason: str | None = None
+
+
+class PhaseMeter(Protocol):
+    """Runs phases and says what they took."""
+
+    def begin_client(self, round_index: int, client: int) -> None:
+        """Measure the idle power before a client's round."""
+        ...
+
+    def run(self, body: Callable[[], T]) -> tuple[T, Callable[[Work], Seen]]:
+        """Run a phase.
+
+        Args:
+            body: the phase, a pure function of what it closes over.
+
+        Returns:
+            Its result, and what gives its joules once its work has been counted.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoMeter:
+    """Runs phases and measures nothing."""
+
+    reason: str = "no device was given to measure with"
+
+    def begin_client(self, round_index: int, client: int) -> None:
+        """Nothing to measure."""
+
+    def run(self, body: Callable[[], T]) -> tuple[T, Callable[[Work], Seen]]:
+        """Run a phase once."""
+        return body(), lambda work: Seen(reason=self.reason)
+
+
+class SimulatedMeter:
+    """Executes the counted work of each phase on a simulated device.
+
+    Each client and round gets a fresh device with its own derived seed, so that a resumed run sees the same
+    joules as an uninterrupted one.
+    """
+
+    def __init__(self, device: SimulatedDevice, *, seed: int) -> None:
+        self._seed = seed
+        self._device = device
+        self._window = _NetWindow(device)
+
+    def begin_client(self, round_index: int, client: int) -> None:
+        """Make the device of this client and round and measure its idle power."""
+        seed = derived_seed(self._seed, "device", round_index=round_index, client=client)
+        self._device = SimulatedDevice(self._device.spec, name=self._device.name, seed=seed)
+        self._window = _NetWindow(self._device)
+
+    def run(self, body: Callable[[], T]) -> tuple[T, Callable[[Work], Seen]]:
+        """Run a phase once for its result; its work runs in virtual time."""
+        return body(), self._execute
+
+    def _execute(self, work: Work) -> Seen:
+        operations = work.without_times()
+        if not operations:
+            return Seen(energy_j=0.0, standard_uncertainty_j=0.0, provenance="simulated", replays=1)
+        try:
+            seconds = self._device.execute(operations).active_s
+            replays = max(1, math.ceil(TICKS_PER_WINDOW * self._window.tick_s / seconds))
+            executions = min(replays, SIMULATED_EXECUTIONS)
+            part = operations * (replays / executions)
+            return self._window.measure(lambda: self._device.execute(part), executions, replays)
+        except CalijouleError as error:
+            return Seen(reason=str(error))
+
+
+class SensorMeter:
+    """Measures phases with the sensors of the machine that trains.
+
+    Args:
+        device: its clock and sensors.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._window = _NetWindow(device)
+
+    def begin_client(self, round_index: int, client: int) -> None:
+        """Measure the idle power of the machine."""
+        self._window = _NetWindow(self._device)
+
+    def run(self, body: Callable[[], T]) -> tuple[T, Callable[[Work], Seen]]:
+        """Run a phase once for its result, and again as often as the sensors need."""
+        clock = self._device.clock
+        started_ns = clock.now_ns()
+        result = body()
+        seconds = max(clock.now_ns() - started_ns, 1) * 1e-9
+        replays = min(math.ceil(TICKS_PER_WINDOW * self._window.tick_s / seconds), MAX_REPLAYS)
+        try:
+            seen = self._window.measure(body, replays, replays)
+        except _NOT_SEEN as error:
+            seen = Seen(reason=str(error))
+        return result, lambda work: seen
+
+
+class _NetWindow:
+    """Windows on one device, net of the idle power that was measured when this was made."""
+
+    def __init__(self, device: Device) -> None:
+        self._meter = EnergyMeter(device.sensors, clock=device.clock)
+        self._provenance = device.provenance
+        periods_s = [spec.update_period_s or UNKNOWN_TICK_S for spec in self._meter.specs]
+        self.tick_s = max(periods_s)
+        self._idle: IdleBaseline | MeasurementError | NoUsableSensorError
+        # The tick that is running may have begun in the work before.
+        device.clock.sleep(SETTLE_TICKS * self.tick_s)
+        try:
+            with self._meter:
+                self._idle = measure_idle(self._meter, IDLE_TICKS * self.tick_s, sleep=device.clock.sleep)
+        except _NOT_SEEN as error:
+            self._idle = error
+
+    def measure(self, execute: Callable[[], object], executions: int, replays: int) -> Seen:
+        """Joules of one of ``replays`` replays that happen in so many executions.
+
+        Raises:
+            MeasurementError: the idle power or the window could not be trusted.
+        """
+        if isinstance(self._idle, _NOT_SEEN):
+            raise self._idle
+        with self._meter, self._meter.window("phase") as window:
+            for _ in range(executions):
+                execute()
+        return self._net(window.reading, self._idle, replays)
+
+    def _net(self, reading: WindowReading, idle: IdleBaseline, replays: int) -> Seen:
+        net_j = variance = 0.0
+        for domain in total_domains(reading.energy_j):
+            if domain not in idle.power_w:
+                raise MeasurementError(f"The counter of {domain} stood still while the device was idle.")
+            net_j += reading.energy_j[domain] - idle.power_w[domain] * reading.duration_s
+            variance += reading.quantisation_u_j[domain] ** 2
+            variance += (idle.standard_uncertainty_w[domain] * reading.duration_s) ** 2
+        return Seen(
+            energy_j=net_j / replays,
+            standard_uncertainty_j=math.sqrt(variance) / replays,
+            provenance=self._provenance,
+            replays=replays,
+        )
+
+
+def phase_meter(device: Device | None, *, seed: int) -> PhaseMeter:
+    """The meter that fits a device. Local training runs on the CPU, so only a CPU's sensors see it.
+
+    Args:
+        device: opened with its sensors; None measures nothing.
+        seed: of the noise of a simulated device.
+    """
+    if device is None:
+        return NoMeter()
+    if isinstance(device, SimulatedDevice):
+        return SimulatedMeter(device, seed=seed)
+    if device.kind != "cpu":
+        return NoMeter(reason=f"local training runs on the CPU, which {device.name} does not see")
+    return SensorMeter(device)

@@ -1,0 +1,102 @@
+"""Work and predicted joules of the phases of a client's round, joined with what sensors saw of them.
+
+    phase      work                                                        inside the boundary of the budget
+    train      steps of local SGD, counted from their own operations       no: sunk before the budget begins
+    select     scan of every gradient, launches                            yes, fixed
+    pack       kept coordinates into the message                           yes
+    uplink     payload times the link's joules per bit, and waking it      yes, if the boundary has a link
+    aggregate  message into the server's float64 sum                       no: the server's
+    apply      update of the kept coordinates of the weights               yes
+
+Select, pack, uplink and apply together are the predicted joules that the budget limits. The server is priced
+as if it were the same device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from calibration_data import Work
+from cost_models import Estimate, MissingCoefficientError
+from cwmp.budget import PHASES, Phase
+from cwmp.cost_vector import CostVector, MaskCost
+from cwmp.op_counts import apply_work, count_touched
+from cwmp.phase_meter import Seen
+from cwmp.run_record import PhaseEnergy
+from cwmp.tensors import residence
+from profiler.microbenchmark import traffic
+
+ACCUMULATOR_BYTES = 8
+
+
+def client_works(
+    costs: CostVector, cost: MaskCost, masks: Mapping[str, Tensor], training: Work, payload_bytes: int
+) -> dict[Phase, Work]:
+    """Work of every phase of one client and round; the uplink does none on the device.
+
+    Args:
+        costs: prices of the network.
+        cost: of the masks.
+        masks: kept coordinates by tensor.
+        training: of the local steps.
+        payload_bytes: of the message.
+    """
+    return {
+        "train": training,
+        "select": costs.fixed_work,
+        "pack": cost.phase_work("pack"),
+        "uplink": Work(),
+        "aggregate": aggregate_work(costs, masks, payload_bytes),
+        "apply": cost.phase_work("apply"),
+    }
+
+
+def aggregate_work(costs: CostVector, masks: Mapping[str, Tensor], payload_bytes: int) -> Work:
+    """Work of adding one message to the server's sum: read it, and update float64 lines where they live."""
+    memory = costs.pricing.memory
+    work = traffic(memory, "l2", element_bytes=payload_bytes, read_bytes=payload_bytes, written_bytes=0)
+    for name, cost in costs.tensors.items():
+        layout = replace(cost.layout, element_bytes=ACCUMULATOR_BYTES, flop_term="flop_fp64")
+        touched = count_touched(layout, memory, masks[name])
+        work = work + apply_work(layout, residence(layout, memory, 0), memory, touched, 0)
+    return work + Work({"launch": 1})
+
+
+def client_energy(
+    costs: CostVector, cost: MaskCost, works: Mapping[Phase, Work], seen: Mapping[Phase, Seen]
+) -> dict[Phase, PhaseEnergy]:
+    """Joules of every phase of one client and round, predicted beside seen."""
+    return {phase: _joined(_predicted(costs, cost, phase, works[phase]), seen[phase]) for phase in PHASES}
+
+
+def _predicted(costs: CostVector, cost: MaskCost, phase: Phase, work: Work) -> Estimate | str:
+    """Joules of a phase net of idle power, or why the model cannot know them."""
+    pricing = costs.pricing
+    if phase == "uplink":
+        wake_j = pricing.wake_j()
+        return Estimate(
+            value=cost.uplink_j.value + wake_j.value,
+            standard_uncertainty=cost.uplink_j.standard_uncertainty + wake_j.standard_uncertainty,
+        )
+    try:
+        timed = pricing.timed(work) if phase in ("train", "aggregate") else work
+        return pricing.model.predict_j(timed)
+    except MissingCoefficientError as error:
+        return error.message
+
+
+def _joined(predicted: Estimate | str, seen: Seen) -> PhaseEnergy:
+    known = isinstance(predicted, Estimate)
+    reasons = [reason for reason in (None if known else predicted, seen.reason) if reason]
+    return PhaseEnergy(
+        predicted_j=predicted.value if isinstance(predicted, Estimate) else None,
+        predicted_u_j=predicted.standard_uncertainty if isinstance(predicted, Estimate) else None,
+        measured_j=seen.energy_j,
+        measured_u_j=seen.standard_uncertainty_j,
+        provenance=seen.provenance,
+        replays=seen.replays,
+        reason=" ".join(map(str, reasons)) or None,
+    )
