@@ -1,0 +1,138 @@
+"""The whole page of a report: where its joules come from, a summary, the sections, limits and words.
+
+Rules of this module:
+- The first thing on the page says where the joules come from, and so does every caption after it.
+- Simulated joules are called simulated, and nothing else.
+- What is not in the folder is named, with the command that makes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+
+from calibration_data import __version__
+from cwmp.markup import Html, bullets, colour, definitions, element, join, paragraph
+from cwmp.report_calibration import coefficients_section, device_section, diagnostics_section, fit_section
+from cwmp.report_contents import ReportContents
+from cwmp.report_costs import costs_section
+from cwmp.report_summary import summary_section
+from cwmp.report_training import in_words, provenance_of_prices, provenance_of_sensors, training_section
+from cwmp.report_words import LIMITS, MEANING, WORDS
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Section:
+    """One section of the page."""
+
+    anchor: str
+    title: str
+    content: Html
+
+
+def page(contents: ReportContents) -> str:
+    """The page as text: HTML that needs nothing else to be read."""
+    sections = list(_sections(contents))
+    head = element(
+        "head",
+        Html('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),
+        element("title", f"{contents.name}: joules, {provenance_of(contents)}"),
+        element("style", Html((resources.files("cwmp") / "report.css").read_text(encoding="utf-8"))),
+    )
+    body = element(
+        "body",
+        _header(contents, sections),
+        element("main", *(_rendered(section) for section in sections)),
+        element("footer", f"Written by calijoule {__version__} from the files in {contents.name}."),
+    )
+    return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
+
+
+def provenance_of(contents: ReportContents) -> str:
+    """Where the joules of the whole page come from; several words if its parts differ."""
+    return in_words({word for _, words in _provenances(contents) for word in words.split(" and ")})
+
+
+def _provenances(contents: ReportContents) -> Iterator[tuple[str, str]]:
+    """Each part with where its joules come from."""
+    if contents.records:
+        yield "windows of the campaign", in_words({record.provenance for record in contents.records})
+    if contents.model is not None:
+        yield "cost model", contents.model.provenance
+    if contents.costs is not None:
+        yield "prices", contents.costs.provenance
+    if contents.runs:
+        yield "predicted joules of training", provenance_of_prices(contents.runs)
+        if seen_as := provenance_of_sensors(contents.runs):
+            yield "joules of training that sensors saw", seen_as
+
+
+def _sections(contents: ReportContents) -> Iterator[_Section]:
+    yield _Section(anchor="summary", title="Summary", content=summary_section(contents))
+    if contents.records or contents.model is not None:
+        content = device_section(contents.records, contents.model)
+        yield _Section(anchor="device", title="Device and sensors", content=content)
+    if contents.model is not None:
+        content = coefficients_section(contents.model)
+        yield _Section(anchor="coefficients", title="Coefficients", content=content)
+        content = join((fit_section(contents), diagnostics_section(contents.model)))
+        yield _Section(anchor="fit", title="How well the model fits", content=content)
+    if contents.costs is not None:
+        yield _Section(
+            anchor="prices", title="Joules per gradient coordinate", content=costs_section(contents.costs)
+        )
+    if any(run.rounds for run in contents.runs):
+        yield _Section(anchor="training", title="Training", content=training_section(contents.runs))
+    yield _Section(anchor="limits", title="Limits", content=bullets(LIMITS))
+    words = element("div", definitions(WORDS), class_="glossary")
+    yield _Section(anchor="words", title="Words", content=words)
+
+
+def _rendered(section: _Section) -> Html:
+    return element("section", element("h2", section.title), section.content, id=section.anchor)
+
+
+def _header(contents: ReportContents, sections: list[_Section]) -> Html:
+    links = (element("a", section.title, href=f"#{section.anchor}") for section in sections)
+    return element(
+        "header",
+        element("h1", f"Energy report: {contents.name}"),
+        _banner(contents),
+        element("nav", join(links, " ")),
+    )
+
+
+def _banner(contents: ReportContents) -> Html:
+    whole = provenance_of(contents)
+    parts = list(_provenances(contents))
+    sentences = [MEANING.get(word, "") for word in whole.split(" and ")]
+    differing = [f"{part}: {words}" for part, words in parts] if " and " in whole else []
+    return element(
+        "div",
+        element("strong", whole),
+        *(paragraph(sentence) for sentence in sentences if sentence),
+        bullets(differing) if differing else "",
+        definitions(_facts(contents)),
+        class_=f"banner {colour(whole)}",
+    )
+
+
+def _facts(contents: ReportContents) -> Iterator[tuple[str, str]]:
+    """Device, dates and versions, for the head of the page."""
+    model, records = contents.model, contents.records
+    device = records[0].device if records else model.device if model else None
+    if device is not None:
+        yield "device", f"{device.model_name} ({device.device})"
+    if records:
+        yield "records", f"{records[0].created} to {records[-1].created}"
+    if model is not None:
+        yield "cost model", model.document.created
+    if contents.costs is not None:
+        yield "prices", contents.costs.created
+    software = dict(model.document.software) if model else {}
+    for record in records[:1]:
+        software |= record.software
+    for run in contents.runs:
+        software |= run.report.software if run.report else {}
+    yield "software", ", ".join(f"{name} {version}" for name, version in sorted(software.items()))

@@ -1,0 +1,84 @@
+"""The report's first section: the key figures in tiles, then in words, then what is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from statistics import mean
+
+from cost_models import CostModel
+from cost_models.engineering import quantity
+from cwmp.markup import Html, bullets, element, join, paragraph, percent
+from cwmp.report_contents import ReportContents
+from cwmp.rule_runs import RuleRuns, grouped_runs
+
+
+def summary_section(contents: ReportContents) -> Html:
+    """What a reader in a hurry must know, and what is missing from the folder."""
+    tiles = [
+        element("div", element("b", figure), element("span", meaning), class_="tile")
+        for figure, meaning in _key_figures(contents)
+    ]
+    parts = [element("div", *tiles, class_="tiles")] if tiles else []
+    if contents.costs is not None:
+        parts.append(element("div", paragraph(contents.costs.verdict), class_="verdict"))
+    parts.append(bullets(_sentences(contents)))
+    if contents.missing:
+        parts.append(
+            element("div", element("b", "Not in this folder"), bullets(contents.missing), class_="missing")
+        )
+    return join(parts)
+
+
+def _key_figures(contents: ReportContents) -> Iterator[tuple[str, str]]:
+    if contents.model is not None:
+        counts = _counts(contents.model)
+        found = contents.model.document.diagnostics
+        yield (
+            f"{counts['identified']}",
+            (f"coefficients identified; {counts['bounded']} bounded, {counts['refused']} refused"),
+        )
+        if found.mape_leave_one_family_out is not None:
+            yield percent(found.mape_leave_one_family_out), "error on families that the fit never saw (MAPE)"
+        if found.coverage95_leave_one_family_out is not None:
+            yield percent(found.coverage95_leave_one_family_out, 0), "of them inside their 95 % interval"
+    if contents.costs is not None:
+        best = max(contents.costs.gains, key=lambda gain: gain.cwmp - gain.topk, default=None)
+        yield f"{contents.costs.var_ln_c:.2g}", "Var(ln c): how much the prices of coordinates differ"
+        if best is not None:
+            points = f"{100 * (best.cwmp - best.topk):+.1f} pt"
+            share = f"{100 * best.budget_share:g} %"
+            yield points, f"predicted gain over Top-K in squared norm kept, at {share} of the dense joules"
+
+
+def _sentences(contents: ReportContents) -> Iterator[str]:
+    if contents.model is not None:
+        yield from _of_the_model(contents.model)
+    for group in grouped_runs(contents.runs):
+        yield _of_a_rule(group)
+
+
+def _of_the_model(model: CostModel) -> Iterator[str]:
+    counts = _counts(model)
+    device = model.device.model_name if model.device else "no single device"
+    yield (
+        f"The cost model of {device} ({model.provenance}) has {counts['identified']} coefficients "
+        f"identified, {counts['bounded']} bounded and {counts['refused']} refused."
+    )
+    found = model.document.diagnostics
+    error, coverage = found.mape_leave_one_family_out, found.coverage95_leave_one_family_out
+    if error is not None and coverage is not None:
+        yield (
+            f"It predicts families of microbenchmarks that it never saw to {percent(error)} on average; "
+            f"{percent(coverage, 0)} of their windows lie inside the 95 % prediction interval."
+        )
+
+
+def _of_a_rule(group: RuleRuns) -> str:
+    accuracy = mean(run.rounds[-1].test_accuracy for run in group.runs)
+    joules = mean(run.rounds[-1].cumulative_boundary_j for run in group.runs)
+    return f"{group.label}: {percent(accuracy)} accuracy at {quantity(joules, 'J')} after backprop."
+
+
+def _counts(model: CostModel) -> dict[str, int]:
+    statuses = [item.status for item in model.coefficients.values()]
+    return {name: statuses.count(name) for name in ("identified", "bounded", "refused")}

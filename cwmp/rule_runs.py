@@ -1,0 +1,111 @@
+"""Runs that differ in their seed alone, taken together: what a figure or a table of rules shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from cost_models.engineering import quantity
+from cwmp.budget import Phase
+from cwmp.plots import Curve
+from cwmp.report_contents import TrainedRun
+from cwmp.run_record import ClientReport, PhaseEnergy, summed_energy
+from cwmp.selector import RULES
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleRuns:
+    """All seeds of one rule at one budget.
+
+    Attributes:
+        rule: name of the rule.
+        budget: of one client and round in words; empty where the rule knows none.
+        runs: one for each seed; each has at least one round.
+    """
+
+    rule: str
+    budget: str
+    runs: tuple[TrainedRun, ...]
+
+    @property
+    def label(self) -> str:
+        """Rule and budget."""
+        return f"{self.rule}, {self.budget}" if self.budget else self.rule
+
+    @property
+    def clients(self) -> Iterator[ClientReport]:
+        """Every client of every round."""
+        for run in self.runs:
+            for report in run.rounds:
+                yield from report.clients
+
+    @property
+    def retained_fraction(self) -> float:
+        """Kept share of the squared norm of all updates."""
+        return self._share(sum(client.retained_squared_norm for client in self.clients))
+
+    @property
+    def topk_retained_fraction(self) -> float:
+        """What ``topk`` would have kept of the same updates for the same joules."""
+        return self._share(sum(client.topk_retained_squared_norm for client in self.clients))
+
+    @cached_property
+    def energy(self) -> dict[Phase, PhaseEnergy]:
+        """Joules by phase of one run: the mean over the seeds."""
+        total = summed_energy(report.energy for run in self.runs for report in run.rounds)
+        return {phase: _divided(joules, len(self.runs)) for phase, joules in total.items()}
+
+    def curve(self) -> Curve:
+        """What is drawn of them, as far as all seeds have come."""
+        rounds = min(len(run.rounds) for run in self.runs)
+
+        def rows(name: str) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+            return np.array([[getattr(report, name) for report in run.rounds[:rounds]] for run in self.runs])
+
+        return Curve(
+            rule=self.rule,
+            budget=self.budget,
+            boundary_j=rows("cumulative_boundary_j"),
+            accuracy=rows("test_accuracy"),
+            retained=rows("retained_fraction"),
+        )
+
+    def _share(self, kept: float) -> float:
+        total = sum(client.squared_norm for client in self.clients)
+        return kept / total if total else 1.0
+
+
+def grouped_runs(runs: Sequence[TrainedRun]) -> tuple[RuleRuns, ...]:
+    """Runs by rule, in the order of ``RULES``, and budget; runs without a round are left out."""
+    groups: dict[tuple[str, str], list[TrainedRun]] = {}
+    for run in sorted(runs, key=_order):
+        if run.rounds:
+            groups.setdefault((run.identity.config.selector, _budget(run)), []).append(run)
+    return tuple(
+        RuleRuns(rule=rule, budget=budget, runs=tuple(members)) for (rule, budget), members in groups.items()
+    )
+
+
+def _order(run: TrainedRun) -> tuple[int, float, float, int]:
+    config = run.identity.config
+    return (RULES.index(config.selector), config.budget_fraction or 0.0, config.budget_j or 0.0, config.seed)
+
+
+def _budget(run: TrainedRun) -> str:
+    config = run.identity.config
+    if config.selector == "dense":
+        return ""
+    if config.budget_fraction is not None:
+        return f"{100 * config.budget_fraction:g} % of dense"
+    return "" if config.budget_j is None else quantity(config.budget_j, "J")
+
+
+def _divided(joules: PhaseEnergy, count: int) -> PhaseEnergy:
+    names = ("predicted_j", "predicted_u_j", "measured_j", "measured_u_j")
+    values = {name: getattr(joules, name) for name in names}
+    return joules.model_copy(
+        update={name: None if value is None else value / count for name, value in values.items()}
+    )
