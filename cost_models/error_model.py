@@ -69,10 +69,21 @@ def weigh(amounts: Array, energy_j: Array, row_u_j: Array) -> Weighted:
 
 
 class ErrorModel:
-    """The weighted system and its residuals, cut into clusters; ``size`` is each row's energy as weighted."""
+    """The weighted system and its residuals, cut into clusters.
 
-    def __init__(self, weighted: Weighted, size: Array, clusters: Indices, strata: Indices) -> None:
+    Args:
+        weighted: what was solved.
+        size: energy of each row over its uncertainty, shape (n_rows,).
+        known: part of each row's variance that the sensor causes whatever the residuals say, (n_rows,).
+        clusters: configuration of each row, shape (n_rows,).
+        strata: rows whose errors are of one size, shape (n_rows,).
+    """
+
+    def __init__(
+        self, weighted: Weighted, *, size: Array, known: Array, clusters: Indices, strata: Indices
+    ) -> None:
         self._size = size
+        self._known = known
         self._design = weighted.design
         self._solution = weighted.solution
         self._residuals = weighted.target - weighted.design @ weighted.solution
@@ -100,7 +111,7 @@ class ErrorModel:
 
     def _spread(self, stratum: int) -> Spread:
         """Variance components of one stratum by the method of moments (one-way, unbalanced)."""
-        within = between = hat = reach = 0.0
+        within = between = hat = reach = known = 0.0
         sizes = []
         for name, rows in self._blocks:
             if name != stratum:
@@ -110,11 +121,13 @@ class ErrorModel:
             within += float(np.sum((residuals - mean) ** 2))
             between += len(rows) * mean**2
             hat += float(np.trace(self._leverage(rows)))
+            known += float(np.sum(self._known[rows]))
             reach += len(rows) * float(np.mean(self._size[rows])) ** 2
             sizes.append(len(rows))
         degrees_of_freedom = max(len(sizes) - hat, 0.5)
         repeats = sum(sizes) - len(sizes)
-        window_variance = within / repeats if repeats else 0.0
+        # Windows that all show the same multiple of a coarse quantum do not agree as well as they seem to.
+        window_variance = max(within / repeats if repeats else 0.0, known / sum(sizes))
         excess = between / degrees_of_freedom - window_variance
         return Spread(
             window_variance=window_variance,
@@ -131,7 +144,10 @@ class ErrorModel:
             total = self._size[rows] @ block
             meat[stratum] += error.window_variance * block.T @ block
             meat[stratum] += error.cluster_variance * np.outer(total, total)
-        parts = {s: np.diag(self._bread @ middle @ self._bread) for s, middle in meat.items()}
+        parts = {
+            stratum: np.maximum(np.diag(self._bread @ middle @ self._bread), 0.0)
+            for stratum, middle in meat.items()
+        }
         variance: Array = np.sum(list(parts.values()), axis=0)
         freedom = _degrees_of_freedom(
             *((part, np.full(size, self.spread[s].degrees_of_freedom)) for s, part in parts.items())

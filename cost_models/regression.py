@@ -62,7 +62,13 @@ class EnergyRegression:
         self.row_u_: Array = np.hypot(relative_u * expected_j, absolute_u)
         weighted = weigh(X, y, self.row_u_)
         self.identification_: Identification = identify(weighted.design)
-        errors = ErrorModel(weighted, expected_j / self.row_u_, clusters, strata)
+        errors = ErrorModel(
+            weighted,
+            size=expected_j / self.row_u_,
+            known=(absolute_u / self.row_u_) ** 2,
+            clusters=clusters,
+            strata=strata,
+        )
         self.spread_: dict[int, Spread] = errors.spread
         scaled, self.degrees_of_freedom_ = errors.covariance(self.resamples, np.random.default_rng(self.seed))
         self.coef_: Array = weighted.coefficients

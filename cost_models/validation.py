@@ -38,6 +38,11 @@ def findings(model: CostModel) -> tuple[Finding, ...]:
 def _findings(model: CostModel) -> Iterator[Finding]:
     if model.provenance == "simulated":
         yield _note("SIMULATED: every joule in this model comes from a simulated device")
+    if model.provenance == "measured":
+        yield _note(
+            "intervals say how well costs repeat; the sensor's own gain error comes on top "
+            "(about 5 % between NVML boards, not known for RAPL)"
+        )
     if model.provenance == "literature":
         yield _note("from the literature: nothing in this model was measured on a device at hand")
     supplied = [c.name for c in model.coefficients.values() if c.provenance == "literature"]

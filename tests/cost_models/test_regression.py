@@ -139,6 +139,20 @@ def test_a_cost_that_only_one_configuration_exercises_still_has_an_uncertainty()
     assert 0.002 < np.sqrt(noisy.covariance_[4, 4]) / truth[4] < 0.2
 
 
+def test_windows_that_agree_because_the_quantum_is_coarse_are_not_exact() -> None:
+    """All windows show 20 J; the counter moves in steps of 2 J."""
+    windows = 12
+    fit = EnergyRegression().fit(
+        np.ones((windows, 1)),
+        np.full(windows, 20.0),
+        relative_u=np.full(windows, 0.001),
+        absolute_u=np.full(windows, 2 / np.sqrt(6)),
+        clusters=np.repeat(np.arange(windows // 2), 2),
+        strata=np.zeros(windows, dtype=np.intp),
+    )
+    assert np.sqrt(fit.covariance_[0, 0]) == pytest.approx(2 / np.sqrt(6) / np.sqrt(windows), rel=0.01)
+
+
 def test_exactly_collinear_columns_do_not_break_the_others() -> None:
     amounts, truth, energy_j, clusters = experiment(seed=12)
     doubled = np.column_stack([amounts, 3 * amounts[:, 2]])
