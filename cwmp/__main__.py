@@ -13,9 +13,9 @@ from typing import Annotated
 
 import click
 import typer
-from cost_models.cli import app as cost_models_app
 
 from calibration_data import CalijouleError, __version__
+from cost_models.cli import app as cost_models_app
 from cwmp.cli import app as cwmp_app
 from profiler.cli import Settings
 from profiler.cli import app as profiler_app

@@ -1,8 +1,12 @@
-"""Networks by name: two small ones of our own, and ``module:factory`` for any other."""
+"""Networks by name: two small ones of our own, and ``module:factory`` for any other.
+
+A module of the user is looked for in the working folder too, as ``python -m`` does.
+"""
 
 from __future__ import annotations
 
 import importlib
+import sys
 
 import torch
 from torch import nn
@@ -30,18 +34,26 @@ def build_network(name: str, *, features: int = 64, classes: int = 10, seed: int
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if name == "mlp":
-            network = mlp(features, classes)
-        elif name == "cnn":
-            network = cnn(features, classes)
-        elif ":" in name:
-            network = _from_factory(name)
-        else:
-            raise UsageError(
-                f"There is no network {name!r}.", next_step="Use mlp, cnn, or module:factory of your own."
-            )
+        network = load_network(name, features=features, classes=classes)
         _check(network, name, features, classes)
     return network
+
+
+def load_network(name: str, *, features: int = 64, classes: int = 10) -> nn.Module:
+    """Any network by name, with whatever initial weights; it need not be one that can be trained here.
+
+    Raises:
+        UsageError: there is no such network, or its factory fails.
+    """
+    if name == "mlp":
+        return mlp(features, classes)
+    if name == "cnn":
+        return cnn(features, classes)
+    if ":" in name:
+        return _from_factory(name)
+    raise UsageError(
+        f"There is no network {name!r}.", next_step="Use mlp, cnn, or module:factory of your own."
+    )
 
 
 def mlp(features: int, classes: int) -> nn.Module:
@@ -79,6 +91,8 @@ def cnn(features: int, classes: int) -> nn.Module:
 
 def _from_factory(name: str) -> nn.Module:
     module_name, _, factory_name = name.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
     try:
         factory = getattr(importlib.import_module(module_name), factory_name)
         network = factory()

@@ -45,7 +45,7 @@ def devices(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Show what can be measured here; for what cannot: why, and the exact remedy."""
-    states = discover(_settings(context).powercap_root)
+    states = discover(settings_of(context).powercap_root)
     if as_json:
         typer.echo(json.dumps([asdict(state) for state in states], indent=2))
     else:
@@ -66,7 +66,7 @@ def measure(
     backend: Annotated[RaplBackend, typer.Option(help="Way to the RAPL counters.")] = "powercap",
 ) -> None:
     """Measure the joules of a command: by domain, gross and net, with uncertainty."""
-    powercap_root = _settings(context).powercap_root
+    powercap_root = settings_of(context).powercap_root
     if json_file not in (None, STDOUT) and not json_file.parent.is_dir():
         raise UsageError(f"There is no folder {json_file.parent} to write the result into.")
     sensors = open_sensors(powercap_root=powercap_root, backend=backend)
@@ -99,7 +99,7 @@ def profile(
     from profiler.plan import make_plan
 
     console = Console(stderr=True, highlight=False)
-    opened = open_device(device, powercap_root=_settings(context).powercap_root, seed=seed)
+    opened = open_device(device, powercap_root=settings_of(context).powercap_root, seed=seed)
     try:
         the_plan = make_plan(opened, plan, seed=seed)
         minutes = estimated_seconds(the_plan, opened) / 60
@@ -141,7 +141,8 @@ def campaign_progress(console: Console) -> Iterator[Callable[[Progress], None]]:
         yield report
 
 
-def _settings(context: typer.Context) -> Settings:
+def settings_of(context: typer.Context) -> Settings:
+    """Options of the composed command; its defaults where a command runs alone."""
     return context.obj if isinstance(context.obj, Settings) else Settings()
 
 

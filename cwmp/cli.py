@@ -1,0 +1,250 @@
+"""Commands of training: export costs, train, compare, report, and the whole journey."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from calibration_data import NoUsableSensorError, UsageError
+from profiler.cli import settings_of
+from profiler.devices import open_device
+
+if TYPE_CHECKING:
+    from cost_models import CostModel
+    from cwmp.config import TrainingConfig
+    from profiler.device import Device
+
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+
+BoundaryName = Literal["update", "update+uplink"]
+RuleName = Literal["cwmp", "cwmp-l1", "topk", "randomk", "dense"]
+
+ModelFile = Annotated[Path, typer.Argument(help="Cost model file.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+ConfigOption = Annotated[Path | None, typer.Option(help="TOML file with the settings of the run.")]
+SettingsOption = Annotated[
+    list[str] | None, typer.Option("--set", help="KEY=VALUE of any setting, as in the TOML file; repeatable.")
+]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        help="Device whose sensors see the phases: auto (the one of the cost model), none, or as for profile."
+    ),
+]
+
+
+@app.command()
+def export(
+    model: ModelFile,
+    network: Annotated[str, typer.Option(help="mlp, cnn, or module:factory of your own.")],
+    out: Annotated[Path, typer.Option(help="File for the costs, JSON.")],
+    boundary: Annotated[BoundaryName, typer.Option(help="What is inside the joules.")] = "update",
+    link: Annotated[
+        str | None, typer.Option(help="What sends, for update+uplink; unknown names list all.")
+    ] = None,
+    density: Annotated[float, typer.Option(help="Expected kept fraction; neighbours share lines.")] = 0.05,
+    optimizer_streams: Annotated[
+        int, typer.Option(min=0, max=3, help="Optimiser states per weight: 0 SGD, 1 momentum, 2 Adam.")
+    ] = 0,
+    assume: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE in J per unit or W, for a cost that the model refused."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn a cost model into joules per gradient coordinate of a network."""
+    from cost_models import load_cost_model
+    from cwmp.cost_document import costs_document, save_costs
+    from cwmp.cost_vector import cost_vector
+    from cwmp.networks import load_network
+
+    costs_of = load_cost_model(model).with_assumed(_assumed(assume or []))
+    vector = cost_vector(
+        load_network(network),
+        costs_of,
+        boundary=boundary,
+        link=link,
+        density=density,
+        optimizer_streams=optimizer_streams,
+    )
+    document = costs_document(vector, created=datetime.now(UTC))
+    save_costs(out, document)
+    if as_json:
+        typer.echo(document.model_dump_json(by_alias=True, indent=1))
+        return
+    console = Console(highlight=False)
+    table = Table("tensor", "coordinates", "level", "J per kept coordinate", "u")
+    for name, cost in vector.tensors.items():
+        price = cost.price_j
+        table.add_row(
+            name,
+            str(cost.layout.numel),
+            cost.level,
+            f"{price.value:.4g}",
+            f"{price.standard_uncertainty / price.value:.1%}",
+        )
+    console.print(table)
+    fixed = vector.fixed_j
+    _line(console, f"Fixed for each round: {fixed.value:.4g} J, u = {fixed.standard_uncertainty:.2g} J.")
+    _line(console, f"Boundary {boundary}; provenance {vector.provenance}; density {density:g}.")
+    for note in vector.notes:
+        _line(console, f"Note: {note}")
+    _line(console, document.verdict)
+
+
+@app.command()
+def train(
+    context: typer.Context,
+    cost_model: Annotated[Path, typer.Option(help="Cost model file.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    config: ConfigOption = None,
+    dataset: Annotated[str | None, typer.Option(help="digits or synthetic.")] = None,
+    selector: Annotated[RuleName | None, typer.Option(help="Rule that chooses what is sent.")] = None,
+    budget_j: Annotated[float | None, typer.Option(help="Joules of one client and round.")] = None,
+    budget_fraction: Annotated[
+        float | None, typer.Option(help="The same as a fraction of the dense update's joules.")
+    ] = None,
+    boundary: Annotated[BoundaryName | None, typer.Option(help="What the budget covers.")] = None,
+    link: Annotated[str | None, typer.Option(help="What sends, for update+uplink.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Federated rounds.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of every random draw.")] = None,
+    settings: SettingsOption = None,
+    device: DeviceOption = "auto",
+    engine: Annotated[Literal["local"], typer.Option(help="Where the clients run.")] = "local",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Federated training under an energy budget, its joules predicted and measured (or simulated)."""
+    from cost_models import load_cost_model
+    from cwmp.train_command import train as run_training
+
+    console = Console(stderr=True, highlight=False)
+    options = {
+        "dataset": dataset,
+        "selector": selector,
+        "budget_j": budget_j,
+        "budget_fraction": budget_fraction,
+        "boundary": boundary,
+        "link": link,
+        "rounds": rounds,
+        "seed": seed,
+    }
+    given = {key: value for key, value in options.items() if value is not None}
+    training = _training_config(config, {**_settings(settings), **given})
+    model = load_cost_model(cost_model)
+    measured_by = _measuring_device(device, model, context, console)
+    with bar(console, "round") as advance:
+        result = run_training(
+            training,
+            model,
+            out,
+            device=measured_by,
+            resume=resume,
+            on_round=lambda done: advance(
+                done.round, training.rounds, f"round {done.round}: {done.test_accuracy:.1%} right"
+            ),
+        )
+    if as_json:
+        typer.echo(result.model_dump_json(by_alias=True, indent=1))
+        return
+    stdout = Console(highlight=False)
+    _line(stdout, f"{result.final_accuracy:.1%} of the test samples right after {result.rounds} rounds.")
+    _line(stdout, f"{result.boundary_j:.4g} J inside {training.boundary}; {result.price_provenance} costs.")
+    for note in result.notes:
+        _line(stdout, f"Note: {note}")
+    _line(console, f"Run in {out}. Next: calijoule report {out}")
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of a run, a comparison or a quickstart.")],
+    out: Annotated[Path | None, typer.Option(help="The page; report.html in the folder if absent.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write one self-contained HTML page about a folder."""
+    from cwmp.report import write_report
+
+    page = write_report(folder, out)
+    typer.echo(json.dumps({"report": str(page)}) if as_json else f"Report: {page}")
+
+
+@contextmanager
+def bar(console: Console, unit: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A bar with the time that is left; yields ``advance(done, total, what)``."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bars:
+        task = bars.add_task(unit, total=None)
+
+        def advance(done: int, total: int, what: str) -> None:
+            bars.update(task, completed=done, total=total, description=what)
+
+        yield advance
+
+
+def _assumed(pairs: list[str]) -> dict[str, float]:
+    assumed = {}
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        try:
+            assumed[name] = float(value)
+        except ValueError as error:
+            raise UsageError(
+                f"--assume {pair!r} is not of the form NAME=VALUE.",
+                next_step="For example: --assume launch=2e-6.",
+            ) from error
+    return assumed
+
+
+def _line(console: Console, text: str) -> None:
+    """Print a whole line, so that paths and commands in it can be copied."""
+    console.print(text, markup=False, emoji=False, soft_wrap=True)
+
+
+def _training_config(path: Path | None, given: dict[str, Any]) -> TrainingConfig:
+    from cwmp.config import load_training_config, training_config
+
+    return training_config(**given) if path is None else load_training_config(path, **given)
+
+
+def _settings(pairs: list[str] | None) -> dict[str, Any]:
+    """``KEY=VALUE`` pairs; a value is read as TOML, and as a string where it is none."""
+    import tomllib
+
+    found = {}
+    for pair in pairs or []:
+        key, separator, value = pair.partition("=")
+        if not separator:
+            raise UsageError(
+                f"--set {pair!r} is not of the form KEY=VALUE.", next_step="As in: --set alpha=1.0."
+            )
+        try:
+            found[key] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[key] = value
+    return found
+
+
+def _measuring_device(name: str, model: CostModel, context: typer.Context, console: Console) -> Device | None:
+    """The device whose sensors see the phases; None, with the reason printed, where there is none."""
+    root = settings_of(context).powercap_root
+    if name == "none":
+        return None
+    if name != "auto":
+        return open_device(name, powercap_root=root)
+    if model.device is None:
+        _line(console, "Joules are predicted only: the cost model is of no device here.")
+        return None
+    try:
+        return open_device(model.device.device, powercap_root=root)
+    except (NoUsableSensorError, UsageError) as error:
+        _line(console, f"Joules are predicted only: {error.message}")
+        return None
