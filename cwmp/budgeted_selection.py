@@ -30,9 +30,12 @@ from cwmp.op_counts import Touched, expected_touched
 from cwmp.selector import Selection, select
 
 MAX_SELECTIONS = 8
-LEAST_USED = 0.97
+LEAST_USED = 0.95
 """A selection that uses less of the budget's marginal part than this is tried again."""
-AIM = 0.985
+AIM = 0.98
+CATCH_UP = 1.25
+"""Exponent of the allowance's correction: as more is kept, more lines are shared, so joules grow more slowly
+than the allowance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +159,7 @@ def select_within(update: Mapping[str, Tensor], budget: RoundBudget, *, rule: Ru
         priced_j = sum(
             prices.prices_j[name] * float(mask.sum()) for name, mask in choice.selection.masks.items()
         )
-        allowance_j = priced_j * AIM / used
+        allowance_j = priced_j * (AIM / used) ** CATCH_UP
     while best is None:
         allowance_j /= 2
         count += 1

@@ -29,7 +29,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from calibration_data import Work
 from cost_models import CostModel
 from cwmp.budget import EnergyLedger, Phase
 from cwmp.budgeted_selection import Choice, RoundBudget, plan_budget, select_within
@@ -49,7 +48,7 @@ from cwmp.local_training import (
 )
 from cwmp.networks import build_network
 from cwmp.partition import Partition, dirichlet_partition
-from cwmp.phase_meter import PhaseMeter, Seen, phase_meter
+from cwmp.phase_meter import PhaseMeter, Seen, SeeWork, Works, phase_meter
 from cwmp.phases import client_energy, client_works
 from cwmp.run_record import ClientReport, DroppedClient, PhaseEnergy, RoundReport, summed_energy
 from cwmp.seeding import derived_seed
@@ -246,7 +245,7 @@ def client_round(
         DivergedError: its update is not finite.
     """
     config, meter = federation.config, federation.meter
-    see: dict[Phase, Callable[[Work], Seen]] = {}
+    see: dict[Phase, SeeWork] = {}
     meter.begin_client(round_index, client)
     trained, see["train"] = meter.run(lambda: _train(federation, weights, round_index, client))
     memory = ErrorFeedback()
@@ -256,10 +255,10 @@ def client_round(
     seed = derived_seed(config.seed, "randomk", round_index=round_index, client=client)
     choice = select_within(wanted, federation.budget, rule=config.selector, seed=seed)
     masks = choice.selection.masks
-    _, see["select"] = meter.run(lambda: _select_again(choice, wanted, seed))
+    see["select"] = meter.replay(lambda: _select_again(choice, wanted, seed))
     message, see["pack"] = meter.run(lambda: pack(wanted, masks))
-    _, see["aggregate"] = meter.run(_adding(message, torch.float64))
-    _, see["apply"] = meter.run(_adding(message, torch.float32))
+    see["aggregate"] = meter.replay(_adding(message, torch.float64))
+    see["apply"] = meter.replay(_adding(message, torch.float32))
     see["uplink"] = _link_is_not_seen
 
     if config.error_feedback:
@@ -330,7 +329,7 @@ def _adding(message: SparseUpdate, dtype: torch.dtype) -> Callable[[], None]:
     return lambda: add_to(vector, message, 1.0)
 
 
-def _link_is_not_seen(work: Work) -> Seen:
+def _link_is_not_seen(works: Works) -> Seen:
     return Seen(reason="no sensor sees the link: its joules are counted bytes times a literature figure")
 
 

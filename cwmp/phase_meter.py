@@ -1,10 +1,14 @@
 """Measures the phases of a client's round.
 
 A phase of a small network takes microseconds, and a sensor ticks in milliseconds. So a phase is executed
-once to see how long it takes, and then replayed in one window of at least 20 ticks:
+once to see how long it takes, and then replayed:
 
-    idle window │ phase │ phase phase phase … phase │ next phase │ …
-                  once    replayed with the same input; joules of one = window / replays
+    idle │ phase │ phase … phase │ phase phase phase phase … phase │ next phase …
+    50     once    2 ticks         window of at least 20 ticks          joules of one = window / replays
+
+A counter shows the energy up to its last tick, so a window reports what was drawn up to one tick before each
+of its edges. The two ticks before it, filled with the same phase, make both edges alike; without them a
+window of 20 ticks after idling would lack half a tick, 2.5 %.
 
 A real device replays the code itself; every phase is a pure function of its input, so a replay changes
 nothing. A simulated device executes the counted work in virtual time. Both are net of the idle power that
@@ -14,7 +18,7 @@ was measured just before on the same device.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
@@ -33,13 +37,16 @@ from profiler.idle import IdleBaseline, measure_idle
 from profiler.simulated_device import SimulatedDevice
 
 T = TypeVar("T")
+Works = Sequence[Work]
+"""Parts of a phase that follow each other."""
 
 TICKS_PER_WINDOW = 20
 IDLE_TICKS = 50
 SETTLE_TICKS = 2
+WARM_UP_TICKS = 2
 MAX_REPLAYS = 10_000
 UNKNOWN_TICK_S = 0.1
-SIMULATED_EXECUTIONS = 20
+SIMULATED_EXECUTIONS = 5
 """Replays on a simulated device are joined into as many executions, each with its own run-to-run noise."""
 
 _NOT_SEEN = (MeasurementError, NoUsableSensorError)
@@ -65,22 +72,23 @@ class Seen:
     reason: str | None = None
 
 
+SeeWork = Callable[[Works], Seen]
+"""Gives the joules of a phase once its work has been counted."""
+
+
 class PhaseMeter(Protocol):
-    """Runs phases and says what they took."""
+    """Runs phases and says what they took. A phase is a pure function of what it closes over."""
 
     def begin_client(self, round_index: int, client: int) -> None:
         """Measure the idle power before a client's round."""
         ...
 
-    def run(self, body: Callable[[], T]) -> tuple[T, Callable[[Work], Seen]]:
-        """Run a phase.
+    def run(self, body: Callable[[], T]) -> tuple[T, SeeWork]:
+        """Run a phase for its result and its joules."""
+        ...
 
-        Args:
-            body: the phase, a pure function of what it closes over.
-
-        Returns:
-            Its result, and what gives its joules once its work has been counted.
-        """
+    def replay(self, body: Callable[[], object]) -> SeeWork:
+        """Run a phase, whose result is known already, as far as its joules need it."""
         ...
 
 
@@ -93,9 +101,13 @@ class NoMeter:
     def begin_client(self, round_index: int, client: int) -> None:
         """Nothing to measure."""
 
-    def run(self, body: Callable[[], T]) -> tuple[T, Callable[[Work], Seen]]:
+    def run(self, body: Callable[[], T]) -> tuple[T, SeeWork]:
         """Run a phase once."""
-        return body(), lambda work: Seen(reason=self.reason)
+        return body(), self.replay(body)
+
+    def replay(self, body: Callable[[], object]) -> SeeWork:
+        """Nothing to run."""
+        return lambda works: Seen(reason=self.reason)
 
 
 class SimulatedMeter:
@@ -116,22 +128,31 @@ class SimulatedMeter:
         self._device = SimulatedDevice(self._device.spec, name=self._device.name, seed=seed)
         self._window = _NetWindow(self._device)
 
-    def run(self, body: Callable[[], T]) -> tuple[T, Callable[[Work], Seen]]:
+    def run(self, body: Callable[[], T]) -> tuple[T, SeeWork]:
         """Run a phase once for its result; its work runs in virtual time."""
         return body(), self._execute
 
-    def _execute(self, work: Work) -> Seen:
-        operations = work.without_times()
-        if not operations:
+    def replay(self, body: Callable[[], object]) -> SeeWork:
+        """The work alone, in virtual time."""
+        return self._execute
+
+    def _execute(self, works: Works) -> Seen:
+        parts = [work.without_times() for work in works if work.without_times()]
+        if not parts:
             return Seen(energy_j=0.0, standard_uncertainty_j=0.0, provenance="simulated", replays=1)
         try:
-            seconds = self._device.execute(operations).active_s
-            replays = max(1, math.ceil(TICKS_PER_WINDOW * self._window.tick_s / seconds))
+            seconds = self._run(parts, 1.0)
+            ticks = self._window.tick_s / seconds
+            replays = max(1, math.ceil(TICKS_PER_WINDOW * ticks))
             executions = min(replays, SIMULATED_EXECUTIONS)
-            part = operations * (replays / executions)
-            return self._window.measure(lambda: self._device.execute(part), executions, replays)
+            self._run(parts, WARM_UP_TICKS * ticks)
+            return self._window.measure(lambda: self._run(parts, replays / executions), executions, replays)
         except CalijouleError as error:
             return Seen(reason=str(error))
+
+    def _run(self, parts: Works, replays: float) -> float:
+        """Execute some replays as one, part by part; the virtual seconds that they took."""
+        return sum(self._device.execute(part * replays).active_s for part in parts)
 
 
 class SensorMeter:
@@ -149,18 +170,25 @@ class SensorMeter:
         """Measure the idle power of the machine."""
         self._window = _NetWindow(self._device)
 
-    def run(self, body: Callable[[], T]) -> tuple[T, Callable[[Work], Seen]]:
+    def run(self, body: Callable[[], T]) -> tuple[T, SeeWork]:
         """Run a phase once for its result, and again as often as the sensors need."""
         clock = self._device.clock
         started_ns = clock.now_ns()
         result = body()
         seconds = max(clock.now_ns() - started_ns, 1) * 1e-9
-        replays = min(math.ceil(TICKS_PER_WINDOW * self._window.tick_s / seconds), MAX_REPLAYS)
+        ticks = self._window.tick_s / seconds
+        replays = min(math.ceil(TICKS_PER_WINDOW * ticks), MAX_REPLAYS)
+        for _ in range(min(math.ceil(WARM_UP_TICKS * ticks), MAX_REPLAYS)):
+            body()
         try:
             seen = self._window.measure(body, replays, replays)
         except _NOT_SEEN as error:
             seen = Seen(reason=str(error))
-        return result, lambda work: seen
+        return result, lambda works: seen
+
+    def replay(self, body: Callable[[], object]) -> SeeWork:
+        """Run a phase as often as the sensors need."""
+        return self.run(body)[1]
 
 
 class _NetWindow:

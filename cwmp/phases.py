@@ -8,8 +8,9 @@
     aggregate  message into the server's float64 sum                       no: the server's
     apply      update of the kept coordinates of the weights               yes
 
-Select, pack, uplink and apply together are the predicted joules that the budget limits. The server is priced
-as if it were the same device.
+Select, pack, uplink and apply together are the predicted joules that the budget limits; they go through the
+tensors one after the other, each as fast as its own slowest resource allows. The server is priced as if it
+were the same device.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from cost_models import Estimate, MissingCoefficientError
 from cwmp.budget import PHASES, Phase
 from cwmp.cost_vector import CostVector, MaskCost
 from cwmp.op_counts import apply_work, count_touched
-from cwmp.phase_meter import Seen
+from cwmp.phase_meter import Seen, Works
+from cwmp.pricing import total_work
 from cwmp.run_record import PhaseEnergy
 from cwmp.tensors import residence
 from profiler.microbenchmark import traffic
@@ -34,8 +36,10 @@ ACCUMULATOR_BYTES = 8
 
 def client_works(
     costs: CostVector, cost: MaskCost, masks: Mapping[str, Tensor], training: Work, payload_bytes: int
-) -> dict[Phase, Work]:
-    """Work of every phase of one client and round; the uplink does none on the device.
+) -> dict[Phase, Works]:
+    """Work of every phase of one client and round, in parts that follow each other.
+
+    The uplink does none on the device.
 
     Args:
         costs: prices of the network.
@@ -45,34 +49,35 @@ def client_works(
         payload_bytes: of the message.
     """
     return {
-        "train": training,
-        "select": costs.fixed_work,
-        "pack": cost.phase_work("pack"),
-        "uplink": Work(),
-        "aggregate": aggregate_work(costs, masks, payload_bytes),
-        "apply": cost.phase_work("apply"),
+        "train": (training,),
+        "select": tuple(part.fixed_work for part in costs.tensors.values()),
+        "pack": tuple(work["pack"] for work in cost.work.values()),
+        "uplink": (),
+        "aggregate": aggregate_works(costs, masks, payload_bytes),
+        "apply": tuple(work["apply"] for work in cost.work.values()),
     }
 
 
-def aggregate_work(costs: CostVector, masks: Mapping[str, Tensor], payload_bytes: int) -> Work:
-    """Work of adding one message to the server's sum: read it, and update float64 lines where they live."""
+def aggregate_works(costs: CostVector, masks: Mapping[str, Tensor], payload_bytes: int) -> Works:
+    """Work of adding one message to the server's sum: read it, then update float64 lines where they live."""
     memory = costs.pricing.memory
-    work = traffic(memory, "l2", element_bytes=payload_bytes, read_bytes=payload_bytes, written_bytes=0)
+    reading = traffic(memory, "l2", element_bytes=payload_bytes, read_bytes=payload_bytes, written_bytes=0)
+    works = [reading + Work({"launch": 1})]
     for name, cost in costs.tensors.items():
         layout = replace(cost.layout, element_bytes=ACCUMULATOR_BYTES, flop_term="flop_fp64")
         touched = count_touched(layout, memory, masks[name])
-        work = work + apply_work(layout, residence(layout, memory, 0), memory, touched, 0)
-    return work + Work({"launch": 1})
+        works.append(apply_work(layout, residence(layout, memory, 0), memory, touched, 0))
+    return tuple(works)
 
 
 def client_energy(
-    costs: CostVector, cost: MaskCost, works: Mapping[Phase, Work], seen: Mapping[Phase, Seen]
+    costs: CostVector, cost: MaskCost, works: Mapping[Phase, Works], seen: Mapping[Phase, Seen]
 ) -> dict[Phase, PhaseEnergy]:
     """Joules of every phase of one client and round, predicted beside seen."""
     return {phase: _joined(_predicted(costs, cost, phase, works[phase]), seen[phase]) for phase in PHASES}
 
 
-def _predicted(costs: CostVector, cost: MaskCost, phase: Phase, work: Work) -> Estimate | str:
+def _predicted(costs: CostVector, cost: MaskCost, phase: Phase, works: Works) -> Estimate | str:
     """Joules of a phase net of idle power, or why the model cannot know them."""
     pricing = costs.pricing
     if phase == "uplink":
@@ -82,8 +87,8 @@ def _predicted(costs: CostVector, cost: MaskCost, phase: Phase, work: Work) -> E
             standard_uncertainty=cost.uplink_j.standard_uncertainty + wake_j.standard_uncertainty,
         )
     try:
-        timed = pricing.timed(work) if phase in ("train", "aggregate") else work
-        return pricing.model.predict_j(timed)
+        timed = [pricing.timed(work.without_times()) for work in works]
+        return pricing.model.predict_j(total_work(timed))
     except MissingCoefficientError as error:
         return error.message
 

@@ -2,8 +2,8 @@
 
 The order of writing makes every moment a good one to be killed in:
 
-    config.json ─▶ ┌ round t: rounds.jsonl gets a line ─▶ checkpoint.pt is replaced ┐ ─▶ rounds.csv, summary.json
-                   └───────────────── next round ◀──────────────────────────────────┘
+    config.json ─▶ ┌ rounds.jsonl gets a line ─▶ checkpoint.pt is replaced ┐ ─▶ rounds.csv ─▶ summary.json
+                   └───────────────────── next round ◀────────────────────┘
 
 A line without its checkpoint is cut off and run again, which gives the same line.
 """
