@@ -227,6 +227,7 @@ class RunReport(_Frozen):
         topk_retained_fraction: what ``topk`` would have kept of the same updates for the same joules.
         cwmp_retained_fraction: the same for ``cwmp``.
         var_ln_c: variance of the logarithm of the prices: how much there is to gain from them.
+        predicted_gain: of the squared norm, ``cwmp`` over ``topk``, for Laplace gradients of equal scale.
         price_provenance: the worst of the cost model and the link.
         not_counted: operations of a training step whose arithmetic is not in its predicted joules.
         notes: what a reader must know.
@@ -254,6 +255,7 @@ class RunReport(_Frozen):
     topk_retained_fraction: float
     cwmp_retained_fraction: float
     var_ln_c: float
+    predicted_gain: float
     price_provenance: Provenance
     not_counted: tuple[str, ...]
     notes: tuple[str, ...]

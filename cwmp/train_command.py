@@ -24,10 +24,12 @@ from calibration_data import InvalidFileError, UsageError, __version__
 from calibration_data.store import describe_validation_error
 from cost_models import CostModel, save_cost_model
 from cwmp.budget import EnergyLedger
+from cwmp.budgeted_selection import RoundBudget
 from cwmp.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from cwmp.config import TrainingConfig
 from cwmp.cost_document import costs_document, save_costs
 from cwmp.federated import FederatedState, Federation, build_federation, initial_state, run_round
+from cwmp.predicted_gain import predicted_gains, price_groups
 from cwmp.run_files import (
     CHECKPOINT,
     CONFIG,
@@ -155,6 +157,7 @@ def run_report(
         topk_retained_fraction=_share(clients, [client.topk_retained_squared_norm for client in clients]),
         cwmp_retained_fraction=_share(clients, [client.cwmp_retained_squared_norm for client in clients]),
         var_ln_c=prices.var_ln_c,
+        predicted_gain=_predicted_gain(federation.budget),
         price_provenance=prices.provenance,
         not_counted=federation.training.step(config.batch_size).without_flop_formula,
         notes=_notes(identity, federation, rounds),
@@ -166,6 +169,12 @@ def run_report(
             "torch": torch.__version__,
         },
     )
+
+
+def _predicted_gain(budget: RoundBudget) -> float:
+    everything_j = sum(cost.layout.numel * cost.price_j.value for cost in budget.prices.tensors.values())
+    share = min(budget.allowance_j / everything_j, 1.0)
+    return predicted_gains(price_groups(budget.prices), (share,))[0].over_topk
 
 
 def _notes(identity: RunIdentity, federation: Federation, rounds: Sequence[RoundReport]) -> tuple[str, ...]:
