@@ -123,7 +123,7 @@ class CalibrationRecord(_Frozen):
     level: Literal["l1", "l2", "llc", "dram"] | None = None
     working_set_bytes: PositiveInt | None = None
     work_per_loop: WorkAmounts
-    loops: PositiveInt
+    loops: Annotated[int, Field(ge=1, le=10**15)]
     replicates: Annotated[tuple[Window, ...], Field(min_length=1)]
     warm_ups: tuple[Window, ...] = ()
     dropped: tuple[Window, ...] = ()

@@ -34,6 +34,10 @@ GPU kernels in AccelWattch's published runs (Kandiah et al., MICRO 2021) is 1.1 
 MIN_REPEATABILITY = 0.001
 """No window is trusted to better than this, however well its few replicates happen to agree."""
 
+MIN_ENERGY_J, MAX_ENERGY_J = 1e-9, 1e12
+MIN_AMOUNT, MAX_AMOUNT = 1e-12, 1e30
+"""Beyond these no real window lies, and squares would leave the range of numbers."""
+
 
 class Column(NamedTuple):
     """One unknown: the share of a term's cost that one response sees."""
@@ -145,7 +149,7 @@ def build_design_matrix(records: Sequence[CalibrationRecord]) -> DesignMatrix:
 
     Raises:
         RecordsDisagreeError: no domain of the records is part of a total.
-        MeasurementError: a domain stood still during a window.
+        MeasurementError: a domain stood still during a window, or a number is of no possible size.
     """
     sides = _sides(records[0])
     rows = [row for side in sides for row in _rows(records, side)]
@@ -153,13 +157,7 @@ def build_design_matrix(records: Sequence[CalibrationRecord]) -> DesignMatrix:
     energy_j = np.array([_energy_j(row.window, row.side) for row in rows])
     quantisation_u_j = np.array([_quantisation_u_j(row.window, row.side) for row in rows])
     for row, energy, quantisation in zip(rows, energy_j, quantisation_u_j, strict=True):
-        # A coarse DRAM counter may not move in a short idle window; a whole device always uses energy.
-        if energy <= 0 and not (row.side == "dram" and quantisation > 0):
-            raise MeasurementError(
-                f"{records[row.record].point}: the {row.side} counter stood still for "
-                f"{row.window.duration_s} s.",
-                next_step="Measure again; see calijoule devices for what the sensor can do.",
-            )
+        _check_row(records[row.record].point, row, energy, quantisation)
     columns = tuple(_columns(rows))
     return DesignMatrix(
         columns=columns,
@@ -178,6 +176,22 @@ def build_design_matrix(records: Sequence[CalibrationRecord]) -> DesignMatrix:
         around=np.array([row.around for row in rows], dtype=np.bool_),
         repeatability=repeatability,
     )
+
+
+def _check_row(point: str, row: _Row, energy_j: float, quantisation_u_j: float) -> None:
+    problem = ""
+    # A coarse DRAM counter may not move in a short idle window; a whole device always uses energy.
+    if energy_j <= 0 and not (row.side == "dram" and quantisation_u_j > 0):
+        problem = f"the {row.side} counter stood still for {row.window.duration_s} s"
+    elif not MIN_ENERGY_J <= max(energy_j, quantisation_u_j) <= MAX_ENERGY_J:
+        problem = f"the {row.side} reads {energy_j:.3g} ± {quantisation_u_j:.3g} J, which no window holds"
+    elif not all(MIN_AMOUNT <= amount <= MAX_AMOUNT for amount in row.work.values()):
+        problem = "its work or its duration is of no possible size"
+    if problem:
+        raise MeasurementError(
+            f"{point}: {problem}.",
+            next_step="Measure again; see calijoule devices for what the sensor can do.",
+        )
 
 
 def _rows(records: Sequence[CalibrationRecord], side: Side) -> Iterator[_Row]:

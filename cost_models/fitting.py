@@ -9,9 +9,11 @@ from importlib.metadata import version
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
-from calibration_data import TERMS, __version__, total_domains
+from calibration_data import TERMS, MeasurementError, __version__, total_domains
 from calibration_data.records import CalibrationRecord
+from calibration_data.store import describe_validation_error
 from calibration_data.terms import POWER_TERMS
 from cost_models.coefficients import covariance, judge_coefficients
 from cost_models.cost_model import CostModel
@@ -43,7 +45,7 @@ def fit_cost_model(
 
     Raises:
         RecordsDisagreeError: the records cannot go into one model.
-        MeasurementError: a counter stood still during a window.
+        MeasurementError: the numbers of the records are impossible.
     """
     records = sorted_records(records)
     design = build_design_matrix(records)
@@ -59,27 +61,41 @@ def fit_cost_model(
     left_out = leave_one_family_out(
         records, design, seed=seed, report=lambda family: report(f"without {family}")
     )
+    try:
+        return CostModel(_document(records, records_sha256, design, fit, left_out))
+    except ValidationError as error:
+        raise MeasurementError(
+            f"The records give no possible cost model: {describe_validation_error(error)}.",
+            next_step="Look at their numbers, and measure again.",
+        ) from error
+
+
+def _document(
+    records: Sequence[CalibrationRecord],
+    records_sha256: Sequence[str],
+    design: DesignMatrix,
+    fit: EnergyRegression,
+    left_out: dict[str, LeftOut],
+) -> CostModelDocument:
     coefficients = judge_coefficients(records[0], design, fit)
-    return CostModel(
-        CostModelDocument(
-            provenance=records[0].provenance,
-            device=records[0].device,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            software={
-                "calijoule": __version__,
-                "python": platform.python_version(),
-                "numpy": version("numpy"),
-                "scipy": version("scipy"),
-            },
-            records_sha256=tuple(records_sha256),
-            domains=tuple(sorted(total_domains(records[0].replicates[0].energy_j))),
-            time_attribution="active",
-            throughput=_throughput(records),
-            coefficients=coefficients,
-            covariance=covariance(coefficients, design, fit),
-            diagnostics=_diagnostics(records, design, fit, left_out),
-            validity=_validity(records),
-        )
+    return CostModelDocument(
+        provenance=records[0].provenance,
+        device=records[0].device,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        software={
+            "calijoule": __version__,
+            "python": platform.python_version(),
+            "numpy": version("numpy"),
+            "scipy": version("scipy"),
+        },
+        records_sha256=tuple(records_sha256),
+        domains=tuple(sorted(total_domains(records[0].replicates[0].energy_j))),
+        time_attribution="active",
+        throughput=_throughput(records),
+        coefficients=coefficients,
+        covariance=covariance(coefficients, design, fit),
+        diagnostics=_diagnostics(records, design, fit, left_out),
+        validity=_validity(records),
     )
 
 

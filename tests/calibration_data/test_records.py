@@ -63,6 +63,7 @@ def set_at(*place: Any, value: Any) -> Any:
         (set_at("schema_version", value=2), "schema_version"),
         (set_at("provenance", value="literature"), "provenance"),
         (set_at("loops", value=0), "loops"),
+        (set_at("loops", value=10**400), "loops"),
         (set_at("point", value=""), "point"),
         (set_at("point", value="x" * 300), "point"),
         (set_at("replicates", value=[]), "replicates"),

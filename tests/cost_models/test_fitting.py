@@ -3,14 +3,18 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from fakes.synthetic_records import MEMORY, POINTS, TRUTH, campaign, path
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from calibration_data import Work, total_domains
+from calibration_data import MeasurementError, Work, total_domains
 from calibration_data.records import CalibrationRecord
-from cost_models import Coefficient, CostModel, fit_cost_model
+from cost_models import Coefficient, CostModel, RecordsDisagreeError, fit_cost_model
 from cost_models.coefficients import judge_coefficients
 from cost_models.design_matrix import build_design_matrix, sorted_records
 from cost_models.regression import EnergyRegression
@@ -324,6 +328,38 @@ def test_sparse_quantised_windows_do_not_break_the_fit() -> None:
     assert model.coefficients["idle_w"].status == "identified"
     (idle_w,) = model.values(["idle_w"])
     assert idle_w == pytest.approx(TRUTH["idle_w"], rel=0.1)
+
+
+PLACES = ("energy", "quantisation", "duration", "idle", "loops", "work", "conditions", "family")
+
+
+@settings(max_examples=60, deadline=None)
+@given(place=st.sampled_from(PLACES), exponent=st.integers(-300, 300), index=st.integers(0, 5))
+def test_absurd_numbers_end_in_a_model_or_in_a_named_error(place: str, exponent: int, index: int) -> None:
+    """Whatever a record file may hold: never a traceback, a warning or an infinite cost."""
+    records = campaign(points=[POINTS[i] for i in (0, 1, 3, 6, 8, 20)])
+    number = 10.0**exponent
+    record = records[index]
+    window = record.replicates[0]
+    everywhere = dict.fromkeys(window.energy_j, number)
+    changes: dict[str, dict[str, Any]] = {
+        "energy": {"replicates": (window.model_copy(update={"energy_j": everywhere}),)},
+        "quantisation": {"replicates": (window.model_copy(update={"quantisation_u_j": everywhere}),)},
+        "duration": {"replicates": (window.model_copy(update={"duration_s": number, "active_s": 0.0}),)},
+        "idle": {"idle_before": window.model_copy(update={"duration_s": number})},
+        "loops": {"loops": 10 ** (abs(exponent) // 20)},
+        "work": {"work_per_loop": {"byte_l1": number}},
+        "conditions": {"conditions": {f"state {i}": "x" for i in range(abs(exponent))}},
+        "family": {"family": "x" * max(1, abs(exponent))},
+    }
+    changed = record.model_copy(update=changes[place])
+    try:
+        records[index] = CalibrationRecord.model_validate_json(changed.model_dump_json(by_alias=True))
+        model = fitted(records)
+    except (ValidationError, MeasurementError, RecordsDisagreeError):
+        return
+    for item in model.coefficients.values():
+        assert all(np.isfinite(limit) for limit in item.ci95 or ())
 
 
 def test_a_random_half_of_the_plan_never_gives_a_wrong_number() -> None:
