@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast, get_args
 
 import typer
 from rich.console import Console
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from cost_models import CostModel
     from cwmp.config import TrainingConfig
     from profiler.device import Device
+
+T = TypeVar("T")
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -165,6 +168,88 @@ def train(
 
 
 @app.command()
+def compare(
+    context: typer.Context,
+    cost_model: Annotated[Path, typer.Option(help="Cost model file.")],
+    out: Annotated[Path, typer.Option(help="Folder of the comparison.")],
+    config: ConfigOption = None,
+    rules: Annotated[str, typer.Option(help="Rules, by commas.")] = "cwmp,topk,randomk,dense",
+    budgets_j: Annotated[str | None, typer.Option(help="Joules of one client and round, by commas.")] = None,
+    budget_fractions: Annotated[
+        str | None, typer.Option(help="The same as fractions of the dense update's joules [0.05,0.2].")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds, by commas.")] = "0",
+    settings: SettingsOption = None,
+    device: DeviceOption = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Keep finished runs, go on with others.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train by several rules at the same joules and say which keeps more and gets further."""
+    from cost_models import load_cost_model
+    from cwmp.compare import compare as run_comparison
+
+    if budgets_j is not None and budget_fractions is not None:
+        raise UsageError("--budgets-j and --budget-fractions exclude each other.")
+    console = Console(stderr=True, highlight=False)
+    training = _training_config(config, {"selector": "dense", **_settings(settings)})
+    model = load_cost_model(cost_model)
+    started: list[str] = []
+    with bar(console, "compare") as advance:
+        result = run_comparison(
+            training,
+            model,
+            out,
+            rules=[_rule(name) for name in _listed("rules", rules, str)],
+            budgets=_listed("budgets", budgets_j or budget_fractions or "0.05,0.2", float),
+            budget_unit="fraction" if budgets_j is None else "J",
+            seeds=_listed("seeds", seeds, int),
+            device=_measuring_device(device, model, context, console),
+            resume=resume,
+            on_run=lambda run, index, total: started.append(f"{run.name} ({index + 1}/{total})"),
+            on_round=lambda run, done: advance(done.round, training.rounds, started[-1]),
+        )
+    if as_json:
+        typer.echo(result.model_dump_json(by_alias=True, indent=1))
+        return
+    stdout = Console(highlight=False)
+    table = Table("rule", "budget", "accuracy", "J inside the boundary", "kept squared norm")
+    for entry in result.entries:
+        table.add_row(
+            entry.rule,
+            "-" if entry.budget is None else f"{entry.budget:g} {result.budget_unit}",
+            f"{entry.mean_accuracy:.1%}",
+            f"{entry.boundary_j:.4g}",
+            f"{entry.retained_fraction:.1%}",
+        )
+    stdout.print(table)
+    _line(stdout, f"Joules are {result.price_provenance}.")
+    for sentence in result.verdict:
+        _line(stdout, sentence)
+    _line(console, f"Comparison in {out}. Next: calijoule report {out}")
+
+
+@app.command()
+def quickstart(
+    context: typer.Context,
+    out: Annotated[Path, typer.Option(help="Folder; given again: goes on.")] = Path("calijoule-quickstart"),
+    as_json: JsonOption = False,
+) -> None:
+    """Take this machine from nothing to calibrated training and a report."""
+    from cwmp.quickstart import quickstart as run_journey
+
+    journey = run_journey(
+        out, powercap_root=settings_of(context).powercap_root, screen=_Terminal(Console(stderr=True))
+    )
+    if as_json:
+        typer.echo(json.dumps({**asdict(journey), "page": str(journey.page)}))
+        return
+    stdout = Console(highlight=False)
+    for sentence in journey.verdict:
+        _line(stdout, sentence)
+    _line(stdout, f"Every joule is {journey.provenance}, of {journey.device}. Report: {journey.page}")
+
+
+@app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder of a run, a comparison or a quickstart.")],
     out: Annotated[Path | None, typer.Option(help="The page; report.html in the folder if absent.")] = None,
@@ -175,6 +260,19 @@ def report(
 
     page = write_report(folder, out)
     typer.echo(json.dumps({"report": str(page)}) if as_json else f"Report: {page}")
+
+
+@dataclass(frozen=True)
+class _Terminal:
+    """The screen of the quickstart."""
+
+    console: Console
+
+    def say(self, text: str) -> None:
+        _line(self.console, text)
+
+    def bar(self, name: str) -> AbstractContextManager[Callable[[int, int, str], None]]:
+        return bar(self.console, name)
 
 
 @contextmanager
@@ -207,6 +305,20 @@ def _assumed(pairs: list[str]) -> dict[str, float]:
 def _line(console: Console, text: str) -> None:
     """Print a whole line, so that paths and commands in it can be copied."""
     console.print(text, markup=False, emoji=False, soft_wrap=True)
+
+
+def _listed(option: str, text: str, kind: Callable[[str], T]) -> list[T]:
+    try:
+        return [kind(part.strip()) for part in text.split(",")]
+    except ValueError as error:
+        raise UsageError(f"--{option} {text!r} cannot be read: {error}.") from error
+
+
+def _rule(name: str) -> RuleName:
+    for rule in get_args(RuleName):
+        if rule == name:
+            return cast(RuleName, rule)
+    raise UsageError(f"There is no rule {name!r}.", next_step=f"Rules are {', '.join(get_args(RuleName))}.")
 
 
 def _training_config(path: Path | None, given: dict[str, Any]) -> TrainingConfig:
