@@ -46,12 +46,12 @@ class Identification:
         inverse = self.directions.T * inflation @ self.directions
         correlation = np.abs(inverse[index]) / np.sqrt(inverse[index, index] * np.diag(inverse))
         correlation[index] = 0.0
-        return _leading(correlation)
+        return _leading(correlation, share=0.5)
 
     def smallest_direction(self, labels: Sequence[str]) -> str:
         """The combination of columns that the data tell apart least, in words."""
         direction = self.directions[-1]
-        leading = _leading(direction)
+        leading = _leading(direction, share=0.25)
         sign = np.sign(direction[leading[0]])
         more = [labels[index] for index in leading if np.sign(direction[index]) == sign]
         less = [labels[index] for index in leading if np.sign(direction[index]) != sign]
@@ -83,8 +83,8 @@ def in_words(names: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
-def _leading(weights: NDArray[np.float64]) -> list[int]:
-    """Columns with at least half of the largest weight, largest first, at most five."""
+def _leading(weights: NDArray[np.float64], *, share: float) -> list[int]:
+    """Columns with at least this share of the largest weight, largest first, at most five."""
     order = np.argsort(-np.abs(weights), kind="stable")[:5]
-    limit = 0.5 * abs(weights[order[0]])
+    limit = share * abs(weights[order[0]])
     return [int(index) for index in order if abs(weights[index]) >= limit > 0]
