@@ -40,6 +40,7 @@ _COLOURS: Mapping[str, str] = MappingProxyType(
 _MARKERS: Mapping[str, str] = MappingProxyType(
     {"cwmp": "o", "topk": "s", "cwmp-l1": "^", "randomk": "D", "dense": "X"}
 )
+_NEUTRAL = "#57606a"
 _STYLES = ("-", "--", ":", "-.")
 
 _RC: dict[Any, Any] = {
@@ -88,6 +89,27 @@ class Curve:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ParetoPoint:
+    """What whole runs of one rule at one budget reached, and for what.
+
+    Attributes:
+        rule: name of the rule.
+        budget: in words; empty where the rule knows none.
+        boundary_j: predicted joules inside the budget's boundary.
+        accuracy: mean test accuracy of the last rounds and all seeds, in [0, 1].
+        accuracy_u: standard deviation of that mean over the seeds; 0 with one seed.
+        on_front: no other point has fewer joules and more accuracy.
+    """
+
+    rule: str
+    budget: str
+    boundary_j: float
+    accuracy: float
+    accuracy_u: float
+    on_front: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class PhaseJoules:
     """Joules of one phase, predicted and seen by sensors.
 
@@ -132,23 +154,60 @@ def plot_accuracy_against_joules(curves: Sequence[Curve], provenance: str) -> Fi
     """Test accuracy against the joules that the budget governs, every rule in its colour.
 
     Args:
-        curves: of every rule and budget; the mean over seeds is drawn bold, single seeds faint.
+        curves: of every rule and budget; a line for the mean over seeds, a band from worst to best.
         provenance: of the joules.
     """
     figure, (axes,) = _figure(1, height_in=4.4)
     factor, prefix = prefix_for(max(float(curve.boundary_j.max()) for curve in curves))
     for curve, style in zip(curves, _line_styles(curves), strict=True):
         colour = _colour(curve.rule)
-        if len(curve.accuracy) > 1:
-            for joules, accuracy in zip(curve.boundary_j, curve.accuracy, strict=True):
-                axes.plot(joules / factor, 100 * accuracy, style, color=colour, alpha=0.25, linewidth=1)
         joules, accuracy = curve.boundary_j.mean(axis=0) / factor, 100 * curve.accuracy.mean(axis=0)
         _draw(axes, curve, style, joules, accuracy)
+        if len(curve.accuracy) > 1:
+            low, high = (100 * limit for limit in (curve.accuracy.min(axis=0), curve.accuracy.max(axis=0)))
+            axes.fill_between(joules, low, high, color=colour, alpha=0.1, linewidth=0)
     if _spans_decades(curves):
         axes.set_xscale("log")
         _plain_ticks(axes.xaxis)
     axes.set_xlabel(f"cumulative joules of all clients inside the boundary / {prefix}J ({provenance})")
     axes.set_ylabel("test accuracy / %")
+    _legend_outside(figure, axes)
+    return figure
+
+
+def plot_pareto(points: Sequence[ParetoPoint], provenance: str) -> Figure:
+    """Accuracy over joules of whole runs, with U (k = 2); a line joins those that no other beats in both.
+
+    Args:
+        points: one for each rule and budget.
+        provenance: of the joules.
+    """
+    figure, (axes,) = _figure(1, height_in=4.2)
+    factor, prefix = prefix_for(max(point.boundary_j for point in points))
+    front = sorted((point.boundary_j / factor, 100 * point.accuracy) for point in points if point.on_front)
+    axes.plot(*zip(*front, strict=True), color=_NEUTRAL, linewidth=1, label="Pareto front")
+    for point in points:
+        axes.errorbar(
+            point.boundary_j / factor,
+            100 * point.accuracy,
+            yerr=200 * point.accuracy_u,
+            fmt=_marker(point.rule),
+            color=_colour(point.rule),
+            markersize=7,
+            elinewidth=1.2,
+        )
+        axes.annotate(
+            plain_label(point.budget),
+            (point.boundary_j / factor, 100 * point.accuracy),
+            xytext=(7, -3),
+            textcoords="offset points",
+            fontsize=8.5,
+            color=_NEUTRAL,
+        )
+    for rule in dict.fromkeys(point.rule for point in points):
+        axes.plot([], [], _marker(rule), color=_colour(rule), label=rule)
+    axes.set_xlabel(f"joules of all clients and rounds inside the boundary / {prefix}J ({provenance})")
+    axes.set_ylabel("test accuracy, mean of the last rounds / %")
     _legend_outside(figure, axes)
     return figure
 
@@ -176,45 +235,46 @@ def plot_retained_energy(curves: Sequence[Curve], provenance: str) -> Figure:
 
 
 def plot_phase_energy(phases: Sequence[PhaseJoules], seen_as: str) -> Figure:
-    """Joules by phase: what was predicted beside what sensors saw, both with U (k = 2).
+    """Joules by phase, predicted beside seen, and how far apart the two are.
 
     Args:
         phases: of every rule, in the order of the rows.
-        seen_as: ``measured`` or ``simulated``: what the sensors were.
+        seen_as: ``measured`` or ``simulated``: what the sensors were; empty if there were none.
     """
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
     rules = list(dict.fromkeys(item.rule for item in phases))
     names = list(dict.fromkeys(item.phase for item in phases))
-    figure, (axes,) = _figure(1, height_in=1.5 + 0.2 * len(names) * (len(rules) + 1))
-    factor, prefix = prefix_for(max([item.predicted_j or item.seen_j or 0.0 for item in phases]))
+    figure, (joules, ratio) = _figure(2, height_in=1.6 + 0.19 * len(names) * (len(rules) + 1))
     for item in phases:
-        colour, marker = _colour(item.rule), _marker(item.rule)
         place = names.index(item.phase) + (rules.index(item.rule) - (len(rules) - 1) / 2) * 0.8 / len(rules)
-        for value, u, face in (
-            (item.predicted_j, item.predicted_u_j, "white"),
-            (item.seen_j, item.seen_u_j, colour),
-        ):
-            if value is not None and value > 0:
-                low = min(2 * u, 0.999 * value) / factor
-                axes.errorbar(
-                    value / factor,
-                    place,
-                    xerr=[[low], [2 * u / factor]],
-                    fmt=marker,
-                    color=colour,
-                    markerfacecolor=face,
-                    markersize=6,
-                    elinewidth=1.2,
-                )
-    axes.set_xscale("log")
-    _plain_ticks(axes.xaxis)
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlabel(f"joules of all clients and rounds / {prefix}J, with U (k = 2)")
+        colour, marker = _colour(item.rule), _marker(item.rule)
+        if item.predicted_j:
+            joules.plot(item.predicted_j, place, marker, color=colour, fillstyle="none", markersize=10)
+        if item.seen_j and item.seen_j > 0:
+            joules.plot(item.seen_j, place, marker, color=colour, markersize=5)
+        if item.seen_j is not None and item.predicted_j:
+            u = 2 * np.hypot(item.seen_u_j, item.seen_j / item.predicted_j * item.predicted_u_j)
+            shown = 100 * (item.seen_j / item.predicted_j - 1)
+            ratio.errorbar(
+                shown, place, xerr=100 * u / item.predicted_j, fmt=marker, color=colour, markersize=5
+            )
+    joules.set_xscale("log")
+    joules.xaxis.set_major_locator(LogLocator(numticks=8))
+    joules.xaxis.set_major_formatter(EngFormatter(unit="J"))
+    joules.xaxis.set_minor_formatter(NullFormatter())
+    joules.set_xlabel("joules of all clients and rounds")
+    ratio.axvline(0, color="black", linewidth=0.8)
+    ratio.set_xlabel(f"{seen_as or 'seen'} over predicted − 1 / %, with U (k = 2)")
+    for axes, labels in ((joules, names), (ratio, [])):
+        axes.set_yticks(range(len(names)), labels or [""] * len(names))
+        axes.set_ylim(len(names) - 0.5, -0.5)
     for rule in rules:
-        axes.plot([], [], _marker(rule), color=_colour(rule), label=rule)
-    axes.plot([], [], "o", color="#57606a", markerfacecolor="white", label="predicted")
-    axes.plot([], [], "o", color="#57606a", label=seen_as)
-    _legend_outside(figure, axes)
+        joules.plot([], [], _marker(rule), color=_colour(rule), label=rule)
+    joules.plot([], [], "o", color=_NEUTRAL, fillstyle="none", markersize=10, label="predicted")
+    if seen_as:
+        joules.plot([], [], "o", color=_NEUTRAL, markersize=5, label=seen_as)
+    _legend_outside(figure, joules)
     return figure
 
 
@@ -251,7 +311,7 @@ def _spans_decades(curves: Sequence[Curve]) -> bool:
 
 
 def _colour(rule: str) -> str:
-    return _COLOURS.get(rule, "#57606a")
+    return _COLOURS.get(rule, _NEUTRAL)
 
 
 def _marker(rule: str) -> str:

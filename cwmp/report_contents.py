@@ -7,16 +7,20 @@ QUICKSTART/  records.jsonl, model.json, costs.json, comparison/ a COMPARE
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from calibration_data import InvalidFileError, UsageError
 from calibration_data.records import CalibrationRecord
 from calibration_data.store import describe_validation_error, read_records, records_sha256
 from cost_models import CostModel, load_cost_model
+from cwmp.compare import COMPARISON as COMPARISON_FILE
+from cwmp.compare import RUNS
+from cwmp.comparison import ComparisonReport
 from cwmp.cost_document import CostsDocument, load_costs
 from cwmp.run_files import CONFIG, COST_MODEL, COSTS, ROUNDS, SUMMARY, read_rounds, read_summary
 from cwmp.run_record import RoundReport, RunIdentity, RunReport
@@ -24,6 +28,8 @@ from cwmp.run_record import RoundReport, RunIdentity, RunReport
 RECORDS = "records.jsonl"
 MODEL = "model.json"
 COMPARISON = "comparison"
+
+Model = TypeVar("Model", bound=BaseModel)
 
 _NEXT_STEP = "Give a folder that calijoule train, compare or quickstart has written."
 
@@ -56,6 +62,7 @@ class ReportContents:
         fitted_here: whether the cost model was fitted to these records.
         costs: prices of gradient coordinates; None if there are none.
         runs: training runs by name.
+        comparison: of the runs; None if there is none.
         missing: parts that are not there, each with what would make it.
     """
 
@@ -65,6 +72,7 @@ class ReportContents:
     fitted_here: bool
     costs: CostsDocument | None
     runs: tuple[TrainedRun, ...]
+    comparison: ComparisonReport | None
     missing: tuple[str, ...]
 
 
@@ -77,55 +85,74 @@ def read_contents(folder: Path) -> ReportContents:
     """
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder.", next_step=_NEXT_STEP)
-    runs = tuple(_read_run(path) for path in _run_folders(folder))
-    places = (folder, *(path for path in _run_folders(folder)))
-    records_path = folder / RECORDS
-    records = tuple(read_records(records_path)) if records_path.is_file() else ()
-    model_path = _first(place / name for place in places for name in (MODEL, COST_MODEL))
-    model = None if model_path is None else load_cost_model(model_path)
-    costs_path = _first(place / COSTS for place in places)
-    costs = None if costs_path is None else load_costs(costs_path)
-    if not (records or runs or model or costs):
+    run_folders = _run_folders(folder)
+    places = [folder, folder / COMPARISON, *run_folders]
+    records_path = _first([folder / RECORDS])
+    model_path = _first([place / name for place in places for name in (MODEL, COST_MODEL)])
+    costs_path = _first([place / COSTS for place in places])
+    comparison_path = _first([place / COMPARISON_FILE for place in places])
+    if not (run_folders or any((records_path, model_path, costs_path, comparison_path))):
         raise UsageError(f"{folder} holds nothing that a report can show.", next_step=_NEXT_STEP)
-    digests = records_sha256([records_path]) if records else []
-    return ReportContents(
+    model = load_cost_model(model_path) if model_path else None
+    digests = records_sha256([records_path]) if records_path else None
+    contents = ReportContents(
         name=folder.resolve().name,
-        records=records,
+        records=tuple(read_records(records_path)) if records_path else (),
         model=model,
         fitted_here=model is not None and list(model.document.records_sha256) == digests,
-        costs=costs,
-        runs=runs,
+        costs=load_costs(costs_path) if costs_path else None,
+        runs=tuple(_read_run(path) for path in run_folders),
+        comparison=_read(comparison_path, ComparisonReport) if comparison_path else None,
         missing=(),
     )
+    return replace(contents, missing=tuple(_missing(contents)))
 
 
 def _run_folders(folder: Path) -> list[Path]:
     """The folder itself if it is a run, or those of its comparison."""
     if (folder / CONFIG).is_file():
         return [folder]
-    return sorted(
-        path.parent
-        for place in (folder, folder / COMPARISON)
-        for path in (place / "runs").glob(f"*/{CONFIG}")
-    )
+    comparisons = (folder / RUNS, folder / COMPARISON / RUNS)
+    return sorted(path.parent for runs in comparisons for path in runs.glob(f"*/{CONFIG}"))
 
 
 def _read_run(folder: Path) -> TrainedRun:
-    path = folder / CONFIG
-    try:
-        identity = RunIdentity.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise InvalidFileError(path, f"cannot be read ({error.strerror})") from error
-    except ValidationError as error:
-        raise InvalidFileError(path, describe_validation_error(error)) from error
     summary, rounds = folder / SUMMARY, folder / ROUNDS
     return TrainedRun(
         name=folder.name,
-        identity=identity,
+        identity=_read(folder / CONFIG, RunIdentity),
         report=read_summary(summary) if summary.is_file() else None,
         rounds=tuple(read_rounds(rounds)) if rounds.is_file() else (),
     )
 
 
-def _first(paths: Iterator[Path]) -> Path | None:
+def _missing(contents: ReportContents) -> Iterator[str]:
+    if not contents.records:
+        yield "The records of the campaign: no sensors, no windows beside predictions. calijoule profile."
+    if contents.model is None:
+        yield "A cost model: no cost of any operation. calijoule fit."
+    elif contents.records and not contents.fitted_here:
+        yield "The records that the cost model was fitted to: those in this folder are others."
+    if contents.costs is None:
+        yield "Prices of gradient coordinates. calijoule export."
+    if not contents.runs:
+        yield "Training runs: nothing about accuracy or budgets. calijoule train, calijoule compare."
+    elif len(contents.runs) > 1 and contents.comparison is None:
+        yield "The verdict of the comparison: it has not finished. calijoule compare --resume."
+    for run in contents.runs:
+        if run.report is None:
+            done, planned = len(run.rounds), run.identity.config.rounds
+            yield f"The end of the run {run.name}: {done} of {planned} rounds are there. Go on with --resume."
+
+
+def _first(paths: Sequence[Path]) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
+
+
+def _read(path: Path, kind: type[Model]) -> Model:
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InvalidFileError(path, f"cannot be read ({error.strerror})") from error
+    except ValidationError as error:
+        raise InvalidFileError(path, describe_validation_error(error)) from error

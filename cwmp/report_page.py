@@ -15,6 +15,7 @@ from importlib import resources
 from calibration_data import __version__
 from cwmp.markup import Html, bullets, colour, definitions, element, join, paragraph
 from cwmp.report_calibration import coefficients_section, device_section, diagnostics_section, fit_section
+from cwmp.report_comparison import comparison_section
 from cwmp.report_contents import ReportContents
 from cwmp.report_costs import costs_section
 from cwmp.report_summary import summary_section
@@ -62,6 +63,8 @@ def _provenances(contents: ReportContents) -> Iterator[tuple[str, str]]:
         yield "cost model", contents.model.provenance
     if contents.costs is not None:
         yield "prices", contents.costs.provenance
+    if contents.comparison is not None:
+        yield "comparison", contents.comparison.price_provenance
     if contents.runs:
         yield "predicted joules of training", provenance_of_prices(contents.runs)
         if seen_as := provenance_of_sensors(contents.runs):
@@ -81,6 +84,12 @@ def _sections(contents: ReportContents) -> Iterator[_Section]:
     if contents.costs is not None:
         yield _Section(
             anchor="prices", title="Joules per gradient coordinate", content=costs_section(contents.costs)
+        )
+    if contents.comparison is not None:
+        yield _Section(
+            anchor="comparison",
+            title="Comparison of the rules",
+            content=comparison_section(contents.comparison),
         )
     if any(run.rounds for run in contents.runs):
         yield _Section(anchor="training", title="Training", content=training_section(contents.runs))

@@ -19,9 +19,9 @@ def summary_section(contents: ReportContents) -> Html:
         for figure, meaning in _key_figures(contents)
     ]
     parts = [element("div", *tiles, class_="tiles")] if tiles else []
-    if contents.costs is not None:
-        parts.append(element("div", paragraph(contents.costs.verdict), class_="verdict"))
     parts.append(bullets(_sentences(contents)))
+    if verdicts := list(_verdicts(contents)):
+        parts.append(element("div", *(paragraph(sentence) for sentence in verdicts), class_="verdict"))
     if contents.missing:
         parts.append(
             element("div", element("b", "Not in this folder"), bullets(contents.missing), class_="missing")
@@ -53,8 +53,16 @@ def _key_figures(contents: ReportContents) -> Iterator[tuple[str, str]]:
 def _sentences(contents: ReportContents) -> Iterator[str]:
     if contents.model is not None:
         yield from _of_the_model(contents.model)
-    for group in grouped_runs(contents.runs):
-        yield _of_a_rule(group)
+    if contents.comparison is None:
+        yield from (_of_a_rule(group) for group in grouped_runs(contents.runs))
+
+
+def _verdicts(contents: ReportContents) -> Iterator[str]:
+    """Whether prices are worth it, before training and after it."""
+    if contents.costs is not None:
+        yield contents.costs.verdict
+    if contents.comparison is not None:
+        yield from contents.comparison.verdict
 
 
 def _of_the_model(model: CostModel) -> Iterator[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from statistics import mean, stdev
 
 from cost_models.engineering import quantity, quantity_with_uncertainty
-from cwmp.markup import Html, bullets, element, figure, join, percent, properties, table
+from cwmp.markup import Html, bullets, element, figure, join, paragraph, percent, properties, table
 from cwmp.plots import (
     PhaseJoules,
     plot_accuracy_against_joules,
@@ -26,10 +26,11 @@ def training_section(runs: Sequence[TrainedRun]) -> Html:
     prices = provenance_of_prices(runs)
     curves = [group.curve() for group in groups]
     seeds = max(len(group.runs) for group in groups)
-    averaged = f" Bold: mean of {seeds} seeds; faint: each seed." if seeds > 1 else ""
+    averaged = f" Lines: mean of {seeds} seeds; bands: from the worst to the best." if seeds > 1 else ""
     return join(
         (
             properties("Settings.", prices, _settings_rows(runs)),
+            *_fixed_in_words(runs),
             figure(
                 svg_data_uri(lambda: plot_accuracy_against_joules(curves, prices)),
                 "Test accuracy against cumulative joules for every rule",
@@ -93,6 +94,19 @@ def _settings_rows(runs: Sequence[TrainedRun]) -> Iterator[tuple[str, str]]:
 
 def _sizes(sizes: Sequence[int]) -> str:
     return f"{min(sizes)} to {max(sizes)}"
+
+
+def _fixed_in_words(runs: Sequence[TrainedRun]) -> Iterator[Html]:
+    """How much of the joules no rule can save; it decides what there is to see in the figures."""
+    reports = [run.report for run in runs if run.report is not None]
+    if reports:
+        fixed_j, dense_j = mean(r.fixed_j for r in reports), mean(r.dense_j for r in reports)
+        yield paragraph(
+            f"Keeping everything costs {quantity(dense_j, 'J')} per client and round after backprop, of "
+            f"which {quantity(fixed_j, 'J')} are fixed: keeping less saves at most "
+            f"{percent(1 - fixed_j / dense_j)}. A budget of “fixed + 5 %” is the fixed joules and 5 % of "
+            "the rest."
+        )
 
 
 def _rules_table(groups: Sequence[RuleRuns], provenance: str) -> Html:
@@ -174,14 +188,23 @@ def _phases(groups: Sequence[RuleRuns], runs: Sequence[TrainedRun]) -> Iterator[
         f"Joules by phase of one run{which}, as the cost model predicts them {beside}; net of idle power.",
         both,
     )
-    head = ("rule", "phase", "predicted ± U (k = 2)", f"{seen_as or 'seen'} ± U (k = 2)", "ratio", "remark")
+    head = (
+        "rule",
+        "phase",
+        "predicted ± U (k = 2)",
+        f"{seen_as or 'seen'} ± U (k = 2)",
+        "ratio",
+        "executions in a window",
+    )
     yield table(
         f"Joules by phase of one run{which}, predicted {beside}; net of idle power.",
         both,
         head,
         [row for group in shown for row in _phase_rows(group)],
-        numeric=(2, 3, 4),
+        numeric=(2, 3, 4, 5),
     )
+    if reasons := _reasons(shown):
+        yield bullets(reasons)
 
 
 def _phase_joules(group: RuleRuns) -> Iterator[PhaseJoules]:
@@ -201,19 +224,32 @@ def _phase_rows(group: RuleRuns) -> Iterator[tuple[object, ...]]:
     executions = sum(1 for _ in group.clients)
     for phase, joules in group.energy.items():
         predicted_j, seen_j = joules.predicted_j, joules.measured_j
-        remarks = [joules.reason] if joules.reason else []
-        if joules.replays > executions:
-            remarks.append(f"each window holds {joules.replays / executions:.0f} executions of the same work")
-        if phase == "uplink" and predicted_j:
-            remarks.append("the link's figures are from the literature")
+        if predicted_j == 0 and seen_j is None:
+            continue
         yield (
-            _name(group),
+            element("code", group.rule),
             phase,
             _with_u(predicted_j, joules.predicted_u_j),
             _with_u(seen_j, joules.measured_u_j),
             f"{seen_j / predicted_j:.3f}" if predicted_j and seen_j is not None else "—",
-            "; ".join(remarks),
+            f"{joules.replays / executions:,.0f}" if joules.replays else "—",
         )
+
+
+def _reasons(groups: Sequence[RuleRuns]) -> list[str]:
+    """Why numbers are missing, and what a repeated execution is."""
+    reasons = [
+        f"{phase}: {joules.reason}."
+        for group in groups
+        for phase, joules in group.energy.items()
+        if joules.reason and joules.predicted_j != 0
+    ]
+    if any(joules.replays for group in groups for joules in group.energy.values()):
+        reasons.append(
+            "A phase that is too short for the sensor is executed again, with the same mask, until its "
+            "window is long enough; the joules are of one execution."
+        )
+    return list(dict.fromkeys(reasons))
 
 
 def _notes(runs: Sequence[TrainedRun]) -> Iterator[Html]:

@@ -94,13 +94,18 @@ def _order(run: TrainedRun) -> tuple[int, float, float, int]:
     return (RULES.index(config.selector), config.budget_fraction or 0.0, config.budget_j or 0.0, config.seed)
 
 
+def budget_in_words(*, budget_j: float | None, budget_fraction: float | None) -> str:
+    """The budget of one client and round as figures and tables name it; empty where a rule knows none."""
+    if budget_fraction is not None:
+        return f"fixed + {100 * budget_fraction:g} %"
+    return "" if budget_j is None else quantity(budget_j, "J")
+
+
 def _budget(run: TrainedRun) -> str:
     config = run.identity.config
     if config.selector == "dense":
         return ""
-    if config.budget_fraction is not None:
-        return f"{100 * config.budget_fraction:g} % of dense"
-    return "" if config.budget_j is None else quantity(config.budget_j, "J")
+    return budget_in_words(budget_j=config.budget_j, budget_fraction=config.budget_fraction)
 
 
 def _divided(joules: PhaseEnergy, count: int) -> PhaseEnergy:
