@@ -127,7 +127,8 @@ def plan_budget(
         fixed_upper_j=fixed_upper_j,
         dense_j=dense.value,
         prices=prices,
-        allowance_j=prices.evaluate(spread).priced_j,
+        # A sum of equal prices, rounded, must not cost the last coordinate its place.
+        allowance_j=prices.evaluate(spread).priced_j * (1 + 1e-12),
     )
 
 

@@ -46,7 +46,8 @@ class TrainingConfig(BaseModel):
         network: ``mlp``, ``cnn`` or ``module:factory`` of your own.
         selector: rule that chooses the coordinates that a client sends.
         budget_j: joules of one client and round for what comes after backprop (fixed + marginal).
-        budget_fraction: the same as a fraction of what the dense update would cost.
+        budget_fraction: or the fixed joules and this fraction of the others that keeping everything takes; no
+            selection saves the fixed ones.
         boundary: what the budget has to cover; ``update+uplink`` needs a ``link``.
         link: name of a literature link model, for ``update+uplink``.
         error_feedback: add what was not sent to the next round's update (Stich et al. 2018).
@@ -63,10 +64,10 @@ class TrainingConfig(BaseModel):
     min_client_samples: PositiveInt = 10
     participation: Annotated[float, Field(gt=0, le=1)] = 1.0
     rounds: PositiveInt = 20
-    local_epochs: PositiveInt = 5
+    local_epochs: PositiveInt = 2
     batch_size: PositiveInt = 32
     learning_rate: PositiveFloat = 0.1
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     network: str = "mlp"
     selector: RuleName = "cwmp"
     budget_j: PositiveFloat | None = None
