@@ -28,6 +28,9 @@ Array = NDArray[np.float64]
 WIDTH_IN = 9.6
 """Width of a figure at 100 %: 922 CSS pixels, the text column of the report."""
 
+FONT = "DejaVu Sans"
+"""Comes with matplotlib, so that figures look the same everywhere."""
+
 _COLOURS: Mapping[str, str] = MappingProxyType(
     {
         "cwmp": "#0072B2",
@@ -46,7 +49,7 @@ _STYLES = ("-", "--", ":", "-.")
 _RC: dict[Any, Any] = {
     "svg.hashsalt": "calijoule",
     "svg.fonttype": "path",
-    "font.family": "DejaVu Sans",
+    "font.family": FONT,
     "font.size": 10,
     "axes.titlesize": 10.5,
     "axes.titlelocation": "left",
@@ -145,9 +148,15 @@ def svg_data_uri(make: Callable[[], Figure]) -> str:
 
 
 def plain_label(name: str) -> str:
-    """A name from a file as a label: never mathematics, never a control character, never a long line."""
-    printable = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
-    return (printable if len(printable) <= 60 else printable[:59] + "…").replace("$", r"\$")
+    """A name from a file as a label: never mathematics, no letter that the font lacks, and not too long."""
+    from matplotlib.font_manager import findfont, get_font
+
+    font = get_font(findfont(FONT))
+    drawable = "".join(
+        letter if letter.isprintable() and font.get_char_index(ord(letter)) else "\N{REPLACEMENT CHARACTER}"
+        for letter in name
+    )
+    return (drawable if len(drawable) <= 60 else drawable[:59] + "…").replace("$", r"\$")
 
 
 def plot_accuracy_against_joules(curves: Sequence[Curve], provenance: str) -> Figure:
@@ -196,11 +205,16 @@ def plot_pareto(points: Sequence[ParetoPoint], provenance: str) -> Figure:
             markersize=7,
             elinewidth=1.2,
         )
+    budgets = dict.fromkeys(point.budget for point in points if point.budget)
+    for budget in budgets:
+        place = np.mean([point.boundary_j / factor for point in points if point.budget == budget])
         axes.annotate(
-            plain_label(point.budget),
-            (point.boundary_j / factor, 100 * point.accuracy),
-            xytext=(7, -3),
+            plain_label(budget),
+            (float(place), 1),
+            xycoords=axes.get_xaxis_transform(),
+            xytext=(0, 3),
             textcoords="offset points",
+            ha="center",
             fontsize=8.5,
             color=_NEUTRAL,
         )

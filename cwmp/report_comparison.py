@@ -6,7 +6,9 @@ from cost_models.engineering import quantity
 from cwmp.comparison import ComparisonReport, Entry
 from cwmp.markup import Html, element, figure, join, percent, table
 from cwmp.plots import ParetoPoint, plot_pareto, svg_data_uri
+from cwmp.report_words import in_words
 from cwmp.rule_runs import budget_in_words
+from cwmp.selector import RULES
 
 COVERAGE_FACTOR = 2.0
 
@@ -14,7 +16,7 @@ COVERAGE_FACTOR = 2.0
 def comparison_section(comparison: ComparisonReport) -> Html:
     """Which rule reached what for how many joules, and what can be told from chance."""
     prices = comparison.price_provenance
-    points = [_point(comparison, entry) for entry in comparison.entries]
+    points = [_point(comparison, entry) for entry in _ordered(comparison)]
     seeds = len(comparison.seeds)
     over = f"over {seeds} seeds" if seeds > 1 else "of one seed, so chance is not in them"
     return join(
@@ -22,7 +24,8 @@ def comparison_section(comparison: ComparisonReport) -> Html:
             figure(
                 svg_data_uri(lambda: plot_pareto(points, prices)),
                 "Accuracy of every rule and budget against its joules",
-                f"Test accuracy of the last rounds against the joules of whole runs; means {over}.",
+                f"Test accuracy of the last rounds against the joules of whole runs; means {over}. The "
+                "budgets stand above; the line joins what no other beats in both.",
                 prices,
             ),
             _entries_table(comparison),
@@ -32,7 +35,7 @@ def comparison_section(comparison: ComparisonReport) -> Html:
 
 def _entries_table(comparison: ComparisonReport) -> Html:
     seen_as = {entry.measured_provenance for entry in comparison.entries if entry.measured_provenance}
-    seen = " and ".join(sorted(seen_as)) or "seen by sensors"
+    seen = in_words(seen_as) or "seen by sensors"
     prices = comparison.price_provenance
     head = (
         "rule",
@@ -41,17 +44,22 @@ def _entries_table(comparison: ComparisonReport) -> Html:
         "on the device, predicted",
         f"on the device, {seen}",
         "Var(ln c)",
-        "predicted gain over Top-K",
-        "gain in squared norm kept",
+        "cwmp over Top-K, predicted",
+        "cwmp over Top-K, these updates",
         "Pareto front",
     )
     return table(
-        "Whole runs: accuracy of the last rounds, joules of all clients and rounds.",
+        "Whole runs: accuracy of the last rounds, joules of all clients and rounds, and squared norm kept.",
         prices if seen_as <= {prices} else f"predicted {prices}, seen {seen}",
         head,
-        (_row(comparison, entry) for entry in comparison.entries),
+        (_row(comparison, entry) for entry in _ordered(comparison)),
         numeric=range(1, 8),
     )
+
+
+def _ordered(comparison: ComparisonReport) -> list[Entry]:
+    """By rule and budget, as in the tables of training."""
+    return sorted(comparison.entries, key=lambda entry: (RULES.index(entry.rule), entry.budget or 0.0))
 
 
 def _row(comparison: ComparisonReport, entry: Entry) -> tuple[object, ...]:

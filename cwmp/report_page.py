@@ -19,8 +19,8 @@ from cwmp.report_comparison import comparison_section
 from cwmp.report_contents import ReportContents
 from cwmp.report_costs import costs_section
 from cwmp.report_summary import summary_section
-from cwmp.report_training import in_words, provenance_of_prices, provenance_of_sensors, training_section
-from cwmp.report_words import LIMITS, MEANING, WORDS
+from cwmp.report_training import provenance_of_prices, provenance_of_sensors, training_section
+from cwmp.report_words import LIMITS, MEANING, WORDS, in_words
 
 
 @dataclass(frozen=True, kw_only=True)

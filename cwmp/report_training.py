@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from statistics import mean, stdev
 
 from cost_models.engineering import quantity, quantity_with_uncertainty
@@ -15,6 +15,7 @@ from cwmp.plots import (
     svg_data_uri,
 )
 from cwmp.report_contents import TrainedRun
+from cwmp.report_words import in_words
 from cwmp.rule_runs import RuleRuns, grouped_runs
 
 COVERAGE_FACTOR = 2.0
@@ -70,11 +71,6 @@ def provenance_of_sensors(runs: Sequence[TrainedRun]) -> str:
             if joules.provenance is not None
         }
     )
-
-
-def in_words(provenances: Iterable[str]) -> str:
-    """One provenance as it is, several joined."""
-    return " and ".join(sorted(set(provenances)))
 
 
 def _settings_rows(runs: Sequence[TrainedRun]) -> Iterator[tuple[str, str]]:

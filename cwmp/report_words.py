@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 MEANING: Mapping[str, str] = MappingProxyType(
@@ -15,6 +15,14 @@ MEANING: Mapping[str, str] = MappingProxyType(
     }
 )
 """What the loud word at the head of the page means."""
+
+_LOUDEST_FIRST = ("simulated", "literature", "inferred", "measured")
+
+
+def in_words(provenances: Iterable[str]) -> str:
+    """One provenance as it is, several joined, the one to be warned of first."""
+    return " and ".join(sorted(set(provenances), key=_LOUDEST_FIRST.index))
+
 
 LIMITS = (
     "Intervals describe repeatability, the tick of the counter and the fit. The gain of a board's own "
