@@ -21,6 +21,7 @@ from calibration_data import InvalidFileError
 
 CHECKPOINT_SCHEMA = "calijoule/checkpoint/1"
 
+_UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError)
 _NEXT_STEP = "Remove the run's folder and train again."
 
 
@@ -71,20 +72,36 @@ def load_checkpoint(path: Path, like: Mapping[str, Tensor]) -> Checkpoint:
     """
     try:
         state = torch.load(path, weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        schema = state["schema"]
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        LookupError,
+        TypeError,
+        pickle.UnpicklingError,
+    ) as error:
         raise InvalidFileError(path, "it is no checkpoint", next_step=_NEXT_STEP) from error
-    if not isinstance(state, dict) or state.get("schema") != CHECKPOINT_SCHEMA:
+    if schema != CHECKPOINT_SCHEMA:
         raise InvalidFileError(path, f"it is not of schema {CHECKPOINT_SCHEMA}", next_step=_NEXT_STEP)
-    residuals = state["residuals"]
-    for tensors in (state["weights"], *residuals.values()):
-        if {name: value.shape for name, value in tensors.items()} != {n: v.shape for n, v in like.items()}:
-            raise InvalidFileError(path, "it belongs to another network", next_step=_NEXT_STEP)
-    return Checkpoint(
-        finished_rounds=state["finished_rounds"],
-        weights=state["weights"],
-        residuals=residuals,
-        ledger=state["ledger"],
-    )
+    try:
+        checkpoint = Checkpoint(
+            finished_rounds=int(state["finished_rounds"]),
+            weights=dict(state["weights"]),
+            residuals={int(client): dict(residual) for client, residual in state["residuals"].items()},
+            ledger=dict(state["ledger"]),
+        )
+        tensors = [_shapes(checkpoint.weights), *map(_shapes, checkpoint.residuals.values())]
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise InvalidFileError(path, "it is no checkpoint", next_step=_NEXT_STEP) from error
+    if any(shapes != _shapes(like) for shapes in tensors):
+        raise InvalidFileError(path, "it belongs to another network", next_step=_NEXT_STEP)
+    return checkpoint
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in tensors.items()}
 
 
 def sync_folder(folder: Path) -> None:
