@@ -1,20 +1,22 @@
-"""How uncertain fitted costs are: a cluster bootstrap, a variance component model, and the larger of both.
+"""How uncertain fitted costs are: a variance component model, and a cluster bootstrap that can overrule it.
 
 Windows of one configuration are not independent, so errors are taken in clusters:
 
-1. Wild cluster bootstrap (Cameron, Gelbach and Miller, Rev. Econ. Stat. 2008) over configurations: every
+1. A variance component model: an error per window and one per configuration, of one size in each stratum
+   (side, asleep or awake). The mean square of configurations, with the degrees of freedom that the fit leaves
+   to it, is an unbiased size of both together. The non-negative fit is repeated with errors drawn from it,
+   since a cost that cannot be negative is known better than an unbounded one.
+2. Wild cluster bootstrap (Cameron, Gelbach and Miller, Rev. Econ. Stat. 2008) over configurations: every
    cluster's residuals change sign together, and the non-negative fit is repeated. Residuals are first
    corrected for leverage as in CR2 (Bell and McCaffrey, Surv. Methodol. 2002). The design stays fixed, as
    it is in an experiment: drawing configurations with replacement would lose in many draws the few that
    exercise a cost at all.
-2. A variance component model: an error per window and one per configuration, of one size in each stratum
-   (side, asleep or awake), estimated with the degrees of freedom that the fit leaves to it.
 
 The bootstrap sees errors that differ from family to family but knows little about a cost that few
-configurations exercise; the model is the other way round. The larger variance counts, with the bootstrap's
-correlations. Its degrees of freedom (Welch and Satterthwaite) are those of the model for the model's part,
-and for what the bootstrap adds the effective number of clusters (Carter, Schnepel and Steigerwald, Rev.
-Econ. Stat. 2017), which is small for a cost that few configurations exercise.
+configurations exercise; the model is the other way round. The bootstrap's variance counts where it exceeds
+the model's by more than its own noise, which follows from the effective number of clusters (Carter, Schnepel
+and Steigerwald, Rev. Econ. Stat. 2017). Degrees of freedom are those of Welch and Satterthwaite: the model's
+for its part, the effective clusters for what the bootstrap adds.
 """
 
 from __future__ import annotations
@@ -30,6 +32,10 @@ Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
 
+SIGNIFICANT = 2.0
+"""Standard deviations by which the bootstrap's variance must exceed the model's to count."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Spread:
     """Size of the errors of one stratum.
@@ -37,11 +43,13 @@ class Spread:
     Attributes:
         window_variance: of a window around its configuration, in units of the row's own variance.
         cluster_variance: of a configuration around the model, relative to its energy squared.
+        mean_square: of configurations, per window: window and configuration errors together.
         degrees_of_freedom: configurations less the unknowns that they determine.
     """
 
     window_variance: float
     cluster_variance: float
+    mean_square: float
     degrees_of_freedom: float
 
 
@@ -102,11 +110,14 @@ class ErrorModel:
 
     def covariance(self, resamples: int, rng: np.random.Generator) -> tuple[Array, Array]:
         """Covariance of the scaled costs, (n_columns, n_columns), and degrees of freedom, (n_columns,)."""
-        by_model, model_freedom = self._model_variance()
-        bootstrap = np.atleast_2d(np.cov(self._resample(resamples, rng), rowvar=False))
-        added = np.maximum(np.diag(bootstrap) - by_model, 0.0)
-        return _widened(bootstrap, by_model), _degrees_of_freedom(
-            (by_model, model_freedom), (added, self._effective_clusters())
+        by_model, model_freedom = self._by_model(resamples, rng)
+        own: Array = np.diag(by_model)
+        wild = np.diag(_covariance(self._refit(self._wild_scores(resamples, rng))))
+        clusters = self._effective_clusters()
+        noise = np.sqrt(2 / clusters)
+        added = np.where(wild > own * (1 + SIGNIFICANT * noise), wild - own, 0.0)
+        return _with_variances(by_model, own + added), _degrees_of_freedom(
+            (own, model_freedom), (added, clusters)
         )
 
     def _spread(self, stratum: int) -> Spread:
@@ -132,27 +143,34 @@ class ErrorModel:
         return Spread(
             window_variance=window_variance,
             cluster_variance=max(0.0, excess) * len(sizes) / reach,
+            mean_square=max(between / degrees_of_freedom, known / sum(sizes)),
             degrees_of_freedom=degrees_of_freedom,
         )
 
-    def _model_variance(self) -> tuple[Array, Array]:
-        """Variance of each unknown under the variance components, and its degrees of freedom."""
+    def _by_model(self, resamples: int, rng: np.random.Generator) -> tuple[Array, Array]:
+        """Covariance under the variance components, and the degrees of freedom of each variance.
+
+        What the bound at zero saves is the ratio of two simulated variances, with and without it, from the
+        same draws; without it the variance is known in closed form.
+        """
         size = self._design.shape[1]
-        meat = {stratum: np.zeros((size, size)) for stratum in self.spread}
+        row_variance = np.zeros(len(self._design))
         for stratum, rows in self._blocks:
-            block, error = self._design[rows], self.spread[stratum]
-            total = self._size[rows] @ block
-            meat[stratum] += error.window_variance * block.T @ block
-            meat[stratum] += error.cluster_variance * np.outer(total, total)
-        parts = {
-            stratum: np.maximum(np.diag(self._bread @ middle @ self._bread), 0.0)
-            for stratum, middle in meat.items()
-        }
-        variance: Array = np.sum(list(parts.values()), axis=0)
+            row_variance[rows] = self.spread[stratum].mean_square
+        scores = rng.standard_normal((resamples, len(row_variance))) @ (
+            self._design * np.sqrt(row_variance)[:, None]
+        )
+        parts = {stratum: np.zeros(size) for stratum in self.spread}
+        for stratum, rows in self._blocks:
+            weights = self._design[rows] @ self._bread
+            parts[stratum] += self.spread[stratum].mean_square * np.sum(weights**2, axis=0)
+        bounded, free = _covariance(self._refit(scores)), np.diag(_covariance(scores @ self._bread))
+        known: Array = np.sum(list(parts.values()), axis=0)
+        saved = np.divide(np.diag(bounded), free, out=np.ones(size), where=free > 0)
         freedom = _degrees_of_freedom(
             *((part, np.full(size, self.spread[s].degrees_of_freedom)) for s, part in parts.items())
         )
-        return variance, freedom
+        return _with_variances(bounded, known * saved), freedom
 
     def _effective_clusters(self) -> Array:
         """Over how many clusters the weight of each unknown is spread, shape (n_columns,)."""
@@ -161,23 +179,30 @@ class ErrorModel:
         )
         return np.asarray(np.sum(weights, axis=0) ** 2 / np.sum(weights**2, axis=0), dtype=np.float64)
 
-    def _resample(self, resamples: int, rng: np.random.Generator) -> Array:
-        """Wild cluster bootstrap of the non-negative fit, shape (resamples, n_columns)."""
+    def _wild_scores(self, resamples: int, rng: np.random.Generator) -> Array:
+        """design'·errors with the residuals of each cluster under random signs, (resamples, n_columns)."""
         names, positions = np.unique(self._cluster_of, return_inverse=True)
         scores = np.zeros((len(names), self._design.shape[1]))
         for _, rows in self._blocks:
             corrected = _inverse_root(np.eye(len(rows)) - self._leverage(rows)) @ self._residuals[rows]
             scores[positions[rows[0]]] += self._design[rows].T @ corrected
-        signs = rng.choice([-1.0, 1.0], size=(resamples, len(names)))
+        return np.asarray(rng.choice([-1.0, 1.0], size=(resamples, len(names))) @ scores)
+
+    def _refit(self, scores: Array) -> Array:
+        """The non-negative fit with other errors, given as design'·errors; shape (n_scores, n_columns)."""
         gram = self._design.T @ self._design
         values, vectors = np.linalg.eigh(gram)
         kept = values > 1e-12 * values[-1]
         root = np.sqrt(values[kept])[:, None] * vectors[:, kept].T
-        targets = ((gram @ self._solution + signs @ scores) @ vectors[:, kept]) / np.sqrt(values[kept])
+        targets = ((gram @ self._solution + scores) @ vectors[:, kept]) / np.sqrt(values[kept])
         return np.array([nnls(root, target)[0] for target in targets])
 
     def _leverage(self, rows: Indices) -> Array:
         return np.asarray(self._design[rows] @ self._bread @ self._design[rows].T, dtype=np.float64)
+
+
+def _covariance(draws: Array) -> Array:
+    return np.atleast_2d(np.cov(draws, rowvar=False))
 
 
 def _groups(labels: Indices, rows: Indices) -> list[Indices]:
@@ -201,12 +226,12 @@ def _degrees_of_freedom(*parts: tuple[Array, Array]) -> Array:
     )
 
 
-def _widened(covariance: Array, variance: Array) -> Array:
-    """The covariance, each unknown's variance raised to at least the given one, correlations kept."""
+def _with_variances(covariance: Array, variance: Array) -> Array:
+    """The same correlations with other variances."""
     own: Array = np.diag(covariance)
     correlation = np.eye(len(own))
     seen = own > 0
     deviation = np.sqrt(own[seen])
     correlation[np.ix_(seen, seen)] = covariance[np.ix_(seen, seen)] / np.outer(deviation, deviation)
-    u: Array = np.sqrt(np.maximum(own, variance))
-    return np.multiply(correlation, np.outer(u, u))
+    u = np.sqrt(variance)
+    return np.asarray(correlation * np.outer(u, u), dtype=np.float64)
