@@ -19,6 +19,9 @@ from cost_models.uncertainty import Estimate, student_t, welch_satterthwaite
 MAX_RELATIVE_HALF_WIDTH = 0.5
 """A cost whose 95 % interval reaches further than this part of it is not given as a number."""
 
+_EVERY_DEVICE_HAS = ("flop_fp64", "flop_fp32")
+"""Other number formats are listed only where a record exercises them."""
+
 
 def judge_coefficients(
     record: CalibrationRecord, design: DesignMatrix, fit: EnergyRegression
@@ -34,7 +37,7 @@ def judge_coefficients(
         _refused(name, record, reason)
         if (reason := _why_refused(name, design, fit))
         else _estimated(name, record, _estimate(name, design, fit))
-        for name in _looked_for(record)
+        for name in _looked_for(record, design)
     )
 
 
@@ -49,8 +52,10 @@ def covariance(
     return Covariance(names=names, matrix=tuple(tuple(row) for row in symmetric.tolist()))
 
 
-def _looked_for(record: CalibrationRecord) -> Iterator[str]:
+def _looked_for(record: CalibrationRecord, design: DesignMatrix) -> Iterator[str]:
     for name in TERMS:
+        if name.startswith("flop_") and name not in _EVERY_DEVICE_HAS and name not in design.terms:
+            continue
         if name == "dram_idle_w" and not _has_dram_domain(record):
             continue
         if name == "byte_llc" and "llc" not in record.device.memory.levels:

@@ -64,7 +64,8 @@ def plot_residuals_by_family(model: CostModel, records: Sequence[CalibrationReco
     axes.set_yticks(range(len(compared)), [_literal(family.family) for family in compared])
     axes.invert_yaxis()
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_xlabel("(predicted − measured) / measured in %; bar: mean of the family" + missed)
+    seen = _seen(records)
+    axes.set_xlabel(f"(predicted − {seen}) / {seen} in %; bar: mean of the family" + missed)
     figure.suptitle(_title(model, "Residuals by family"))
     return figure
 
@@ -161,12 +162,13 @@ def _draw_measured_vs_predicted(
     if every:
         ends = [0.9 * min(every), 1.1 * max(every)]
         axes.plot(ends, ends, color="black", linewidth=0.8, label="equal")
-        axes.set_xscale("log")
-        axes.set_yscale("log")
+        if max(every) > 10 * min(every):
+            axes.set_xscale("log")
+            axes.set_yscale("log")
         axes.legend(fontsize=8)
-    axes.set_xlabel("measured energy of a window in J" + missed)
+    axes.set_xlabel(f"{_seen(records)} energy of a window in J" + missed)
     axes.set_ylabel("predicted energy in J")
-    container.suptitle(_title(model, "Measured and predicted"))
+    container.suptitle(_title(model, f"{_seen(records).capitalize()} and predicted"))
 
 
 def _compare(model: CostModel, records: Sequence[CalibrationRecord]) -> tuple[list[_Compared], str]:
@@ -188,6 +190,11 @@ def _compare(model: CostModel, records: Sequence[CalibrationRecord]) -> tuple[li
     names = ", ".join(name for name in TERMS if name in unknown)
     remark = f"\n{missed} windows not predicted: no cost for {names}" if missed else ""
     return [compared[name] for name in sorted(compared)], remark
+
+
+def _seen(records: Sequence[CalibrationRecord]) -> str:
+    """What the windows' joules are: ``measured`` or ``simulated``."""
+    return " or ".join(sorted({record.provenance for record in records}))
 
 
 def _total_j(window: Window) -> float:
