@@ -63,7 +63,7 @@ def measure(
     idle_s: Annotated[
         float, typer.Option("--idle-s", min=0, help="Seconds of idle baseline before the command; 0: none.")
     ] = 1.0,
-    backend: Annotated[RaplBackend, typer.Option(help="Way to the RAPL counters.")] = "powercap",
+    backend: Annotated[RaplBackend, typer.Option(help="Way to the RAPL counters.")] = "auto",
 ) -> None:
     """Measure the joules of a command: by domain, gross and net, with uncertainty."""
     powercap_root = settings_of(context).powercap_root

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
 
 from calibration_data import NoUsableSensorError
 from profiler.errors import SensorMissingError, SensorPermissionError
@@ -13,6 +12,7 @@ from profiler.sensors.base import Reading, Sensor
 from profiler.sensors.nvml import NvmlSensor
 from profiler.sensors.powercap import POWERCAP_ROOT, PowercapSensor
 from profiler.sensors.pyjoules import PyJoulesSensor
+from profiler.sensors.rapl import RaplBackend, RaplSensor, open_rapl
 
 __all__ = [
     "POWERCAP_ROOT",
@@ -25,10 +25,10 @@ __all__ = [
     "open_sensors",
 ]
 
-RaplBackend = Literal["powercap", "pyjoules"]
-RealSensor = PowercapSensor | PyJoulesSensor | NvmlSensor
+RealSensor = RaplSensor | NvmlSensor
 
 SENSORS: dict[str, tuple[str, Callable[[Path], RealSensor]]] = {
+    "perf": ("CPU and DRAM (RAPL, perf_event)", lambda root: open_rapl("perf", root)),
     "powercap": ("CPU and DRAM (RAPL, powercap)", PowercapSensor),
     "pyjoules": ("CPU and DRAM (RAPL, pyJoules)", PyJoulesSensor),
     "nvml": ("NVIDIA GPU (NVML)", lambda _root: NvmlSensor()),
@@ -39,13 +39,14 @@ _LOG = logging.getLogger(__name__)
 
 
 def open_sensors(
-    *, powercap_root: Path = POWERCAP_ROOT, backend: RaplBackend = "powercap", gpus: bool = True
+    *, powercap_root: Path = POWERCAP_ROOT, backend: RaplBackend = "auto", gpus: bool = True
 ) -> tuple[RealSensor, ...]:
     """Open every real sensor that can be used here: RAPL through one backend, and NVML where wanted.
 
     Args:
         powercap_root: the powercap folder.
-        backend: which of the two ways to RAPL; never both, since they read the same counters.
+        backend: which way to RAPL; never two, since they read the same counters. ``auto`` takes perf_event
+            where it is permitted (and the tree is this kernel's own), then powercap, then pyJoules.
         gpus: whether GPUs belong to what is measured.
 
     Raises:
@@ -53,10 +54,14 @@ def open_sensors(
     """
     opened: list[RealSensor] = []
     failures: dict[str, NoUsableSensorError] = {}
-    for interface in (backend, "nvml") if gpus else (backend,):
-        name, open_sensor = SENSORS[interface]
+    ways: dict[str, Callable[[], RealSensor]] = {
+        "CPU and DRAM (RAPL)": lambda: open_rapl(backend, powercap_root)
+    }
+    if gpus:
+        ways["NVIDIA GPU (NVML)"] = NvmlSensor
+    for name, open_sensor in ways.items():
         try:
-            opened.append(open_sensor(powercap_root))
+            opened.append(open_sensor())
         except NoUsableSensorError as error:
             failures[name] = error
     if not opened:

@@ -20,10 +20,13 @@ class Reading:
     Attributes:
         time_ns: monotonic time of the reading, on the sensor's clock.
         energy_uj: cumulative µJ by domain, since some unknown moment.
+        read_ns: how long the read took; the counters were taken at some moment within it, so that
+            ``time_ns``, its middle, is uncertain by up to half of it.
     """
 
     time_ns: int
     energy_uj: Mapping[str, int]
+    read_ns: int = 0
 
 
 class Sensor(Protocol):

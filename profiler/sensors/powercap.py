@@ -15,6 +15,7 @@ from pathlib import Path
 
 from calibration_data import CounterSpec, domain_kind, total_domains
 from profiler.errors import SensorMissingError, SensorPermissionError, SensorReadError
+from profiler.permissions import POWERCAP_REMEDY
 from profiler.sensors.base import Reading
 from profiler.sensors.left_out import LeftOut
 from profiler.sensors.zones import Zone, find_zones
@@ -29,16 +30,10 @@ RAPL_RESOLUTION_UJ = 61.0
 """2⁻¹⁴ J, the default energy unit (Intel SDM vol. 3B, RAPL interfaces). DRAM counters of older servers and
 AMD counters step by 15.3 µJ, for which this is an upper bound."""
 
-PERMISSION_RECIPE = (
-    "Let one group read the counters, not everyone (they leak what a processor computes, CVE-2020-8694):"
-    " sudo groupadd --system rapl && sudo usermod -aG rapl $USER, then put into"
-    " /etc/udev/rules.d/70-rapl.rules the line"
-    ' SUBSYSTEM=="powercap", KERNEL=="intel-rapl*",'
-    ' RUN+="/bin/chgrp rapl /sys%p/energy_uj /sys%p/max_energy_range_uj",'
-    ' RUN+="/bin/chmod g+r /sys%p/energy_uj /sys%p/max_energy_range_uj"'
-    " and run: sudo udevadm control --reload && sudo udevadm trigger -s powercap -c add; log in again."
-)
+MOUNTS = Path("/proc/self/mountinfo")
 
+# Without blocking, so that nothing but a counter can hold the reader up.
+_OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 _AFTER_FAILED_READ = "No joules are reported without it; look at the sensor with: calijoule devices."
 _LONGEST_COUNTER_BYTES = 32
 RAPL_EXCLUDES = {"package": "DRAM", "core": "rest of the package", "uncore": "rest of the package"}
@@ -46,24 +41,27 @@ _LOG = logging.getLogger(__name__)
 
 
 def read_counter_uj(path: str) -> int:
-    """Read one counter file.
-
-    The file is opened anew for each reading, so that a replaced or removed file is noticed, and without
-    blocking, so that nothing but a counter can hold the reader up.
+    """Read one counter file, opened for this reading alone, so that a replaced file is noticed.
 
     Raises:
         SensorReadError: the file cannot be read, is empty, or holds no plain whole number.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = os.open(path, _OPEN_FLAGS)
         try:
             content = os.read(descriptor, _LONGEST_COUNTER_BYTES)
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise SensorReadError(
-            f"{path} could not be read: {error.strerror}.", next_step=_AFTER_FAILED_READ
-        ) from error
+        raise _unreadable(path, error) from error
+    return _whole_uj(path, content)
+
+
+def _unreadable(path: str, error: OSError) -> SensorReadError:
+    return SensorReadError(f"{path} could not be read: {error.strerror}.", next_step=_AFTER_FAILED_READ)
+
+
+def _whole_uj(path: str, content: bytes) -> int:
     digits = content.strip()
     if not digits.isdigit() or len(content) == _LONGEST_COUNTER_BYTES:
         found = f"{content!r}" if content else "nothing"
@@ -72,6 +70,55 @@ def read_counter_uj(path: str) -> int:
             next_step=_AFTER_FAILED_READ,
         )
     return int(digits)
+
+
+class CounterFile:
+    """The counter of one zone.
+
+    Below sysfs a file cannot be replaced, and one that vanishes answers ENODEV: there it is held open and
+    read again from its start, which costs one system call for three. Anywhere else it is opened anew.
+    """
+
+    def __init__(self, domain: str, path: Path) -> None:
+        self.domain = domain
+        self._path = str(path)
+        self._descriptor: int | None = None
+        if _is_on_sysfs(path):
+            try:
+                self._descriptor = os.open(path, _OPEN_FLAGS)
+            except OSError as error:
+                raise _unreadable(self._path, error) from error
+
+    def read_uj(self) -> int:
+        """The counter now.
+
+        Raises:
+            SensorReadError: it cannot be read or holds no plain whole number.
+        """
+        if self._descriptor is None:
+            return read_counter_uj(self._path)
+        try:
+            content = os.pread(self._descriptor, _LONGEST_COUNTER_BYTES, 0)
+        except OSError as error:
+            raise _unreadable(self._path, error) from error
+        return _whole_uj(self._path, content)
+
+    def close(self) -> None:
+        """Close it; it can still be read, opened anew each time."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _is_on_sysfs(path: Path, mounts: Path = MOUNTS) -> bool:
+    """Whether a file lies on a sysfs, by the device number of its mount (proc_pid_mountinfo(5))."""
+    try:
+        device = os.stat(path).st_dev
+        lines = mounts.read_text().splitlines()
+    except OSError:
+        return False
+    number = f"{os.major(device)}:{os.minor(device)}"
+    return any(line.split()[2] == number and " - sysfs " in line for line in lines)
 
 
 class PowercapSensor:
@@ -101,7 +148,7 @@ class PowercapSensor:
             )
         ranges_uj = {zone.domain: counter_range_uj(zone.folder) for zone in zones}
         self.left_out += tuple(item for item in ranges_uj.values() if isinstance(item, LeftOut))
-        self._files = tuple((zone.domain, str(zone.folder / "energy_uj")) for zone in zones)
+        self._files = tuple(CounterFile(zone.domain, zone.folder / "energy_uj") for zone in zones)
         self._specs = tuple(
             CounterSpec(
                 domain=zone.domain,
@@ -127,11 +174,16 @@ class PowercapSensor:
             SensorReadError: a counter could not be read or is no number.
         """
         started_ns = time.monotonic_ns()
-        energy_uj = {domain: read_counter_uj(path) for domain, path in self._files}
-        return Reading(time_ns=(started_ns + time.monotonic_ns()) // 2, energy_uj=energy_uj)
+        energy_uj = {counter.domain: counter.read_uj() for counter in self._files}
+        ended_ns = time.monotonic_ns()
+        return Reading(
+            time_ns=(started_ns + ended_ns) // 2, energy_uj=energy_uj, read_ns=ended_ns - started_ns
+        )
 
     def close(self) -> None:
-        """Nothing is held open between reads."""
+        """Close what is held open between reads; a second call does nothing."""
+        for counter in self._files:
+            counter.close()
 
 
 def counter_range_uj(folder: Path) -> int | LeftOut:
@@ -156,7 +208,7 @@ def permission_error(paths: Sequence[str], strerror: str) -> SensorPermissionErr
     """The error for counters that exist and may not be read, with the way to permit it."""
     others = f" (nor {len(paths) - 1} more of its counters)" if len(paths) > 1 else ""
     return SensorPermissionError(
-        f"This user may not read {paths[0]}{others}: {strerror}.", next_step=PERMISSION_RECIPE
+        f"This user may not read {paths[0]}{others}: {strerror}.", next_step=POWERCAP_REMEDY
     )
 
 

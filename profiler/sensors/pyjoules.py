@@ -96,7 +96,10 @@ class PyJoulesSensor:
         energy_uj = {
             domain: _whole_uj(domain, value) for domain, value in zip(self._domains, values, strict=True)
         }
-        return Reading(time_ns=(started_ns + time.monotonic_ns()) // 2, energy_uj=energy_uj)
+        ended_ns = time.monotonic_ns()
+        return Reading(
+            time_ns=(started_ns + ended_ns) // 2, energy_uj=energy_uj, read_ns=ended_ns - started_ns
+        )
 
     def close(self) -> None:
         """Nothing is held open between reads."""

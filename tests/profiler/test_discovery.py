@@ -29,7 +29,11 @@ def by_interface(states: list[SensorState]) -> dict[str, SensorState]:
 def test_everything_usable(tmp_path: Path, nvml: FakeNvml) -> None:
     nvml.script(gpus=1)
     states = by_interface(discover(server(tmp_path / "powercap").root))
-    assert {state.state for state in states.values()} == {"usable"}
+    assert {name for name, state in states.items() if state.state == "usable"} == {
+        "powercap",
+        "pyjoules",
+        "nvml",
+    }
     assert {spec.domain for spec in states["powercap"].specs} == {
         "package-0",
         "dram-0",

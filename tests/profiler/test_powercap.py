@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from calibration_data import total_domains
 from profiler.errors import SensorMissingError, SensorPermissionError, SensorReadError
 from profiler.meter import EnergyMeter
-from profiler.sensors.powercap import PowercapSensor, read_counter_uj
+from profiler.sensors.powercap import CounterFile, PowercapSensor, read_counter_uj
 
 MACHINES: dict[str, tuple[Callable[[Path, Layout], PowercapTree], set[str]]] = {
     "client": (client, {"package-0", "core-0", "uncore-0", "psys"}),
@@ -235,6 +235,18 @@ def test_a_replaced_file_is_read_anew(tmp_path: Path) -> None:
     replacement.write_text("77\n")
     replacement.replace(tree.energy_file("package-0"))
     assert sensor.read().energy_uj["package-0"] == 77
+
+
+def test_a_file_of_sysfs_is_held_open_and_read_from_its_start_each_time() -> None:
+    file = Path("/sys/devices/system/cpu/kernel_max")
+    descriptors = len(os.listdir("/proc/self/fd"))
+    counter = CounterFile("package-0", file)
+    assert len(os.listdir("/proc/self/fd")) == descriptors + 1
+    assert {counter.read_uj() for _ in range(3)} == {int(file.read_text())}
+    counter.close()
+    counter.close()
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert counter.read_uj() == int(file.read_text())
 
 
 def test_a_reading_carries_one_time_from_within_the_read(tmp_path: Path) -> None:
