@@ -1,84 +1,122 @@
-"""GPU energy counters through NVML (the ``pynvml`` module of nvidia-ml-py).
+"""GPU energy through NVML (the ``pynvml`` module of nvidia-ml-py).
 
-Whether a GPU has the counter is asked of the GPU, not inferred from its architecture: a Tegra or a virtual
-GPU has NVML and no counter. The counter is the whole board's, also where the GPU is split (MIG), and on a
-GH200 it is the whole module's.
+A GPU with an energy counter is read by it; one without, such as a Tegra or a virtual GPU, by integrating its
+power. The numbers are the whole board's, also where the GPU is split (MIG), and on a GH200 may be the whole
+module's; ``notes`` says so where it is so.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from calibration_data import CounterSpec
+from profiler.clock import Clock, MonotonicClock
 from profiler.errors import SensorMissingError, SensorPermissionError, SensorReadError
 from profiler.sensors.base import Reading
 from profiler.sensors.left_out import LeftOut
-
-NVML_UPDATE_PERIOD_S = 0.1
-"""About 100 ms on present GPUs (arXiv 2312.02741; 20 ms on Volta), so the longest is assumed."""
-
-NVML_RESOLUTION_UJ = 1000.0
-"""NVML counts millijoules (nvmlDeviceGetTotalEnergyConsumption)."""
+from profiler.sensors.nvml_gpu import Gpu, find_gpu
+from profiler.sensors.power_integral import POLL_PERIOD_S, PowerIntegral
 
 
 class NvmlSensor:
-    """Total-energy counters of all NVIDIA GPUs that have one.
+    """All NVIDIA GPUs whose energy can be told.
+
+    Args:
+        clock: drives the poller of GPUs whose power is integrated; no poller runs where there are none.
 
     Attributes:
-        left_out: GPUs without a counter, with the driver's reason.
+        gpus: the GPUs that are read.
+        left_out: GPUs that tell neither energy nor power, with the driver's reason.
+        notes: what the numbers contain or do not tell apart.
 
     Raises:
-        SensorMissingError: no library, no driver, no GPU, or no GPU with an energy counter.
+        SensorMissingError: no library, no driver, no GPU, or no GPU that tells energy or power.
         SensorPermissionError: the driver refuses this user.
     """
 
-    def __init__(self) -> None:
-        self._nvml = _started_nvml()
+    def __init__(self, *, clock: Clock | None = None) -> None:
+        self._nvml = started_nvml()
         self._open = True
+        self._stop_polling: Callable[[], None] | None = None
         try:
-            self._handles, self._specs, self.left_out = _probe(self._nvml)
+            found = [find_gpu(self._nvml, index) for index in range(self._nvml.nvmlDeviceGetCount())]
         except self._nvml.NVMLError as error:
             self.close()
             raise SensorMissingError(f"NVML cannot list the GPUs: {error}.") from error
-        if not self._specs:
+        self.gpus = tuple(gpu for gpu in found if isinstance(gpu, Gpu))
+        self.left_out = tuple(gpu for gpu in found if isinstance(gpu, LeftOut))
+        self.notes = tuple(note for gpu in self.gpus for note in gpu.notes)
+        if not self.gpus:
             self.close()
             reasons = "; ".join(f"{item.source}: {item.reason}" for item in self.left_out)
             raise SensorMissingError(
-                f"No NVIDIA GPU with an energy counter. {reasons}".rstrip(),
-                next_step="Energy counters come with Volta and newer boards; Tegra has none.",
+                f"No NVIDIA GPU with an energy counter or a power reading. {reasons}".rstrip(),
+                next_step="Energy counters come with Volta and newer boards; a Jetson has rails under hwmon.",
             )
+        self._integrals = {domain: PowerIntegral(domain) for gpu in self.gpus for domain in gpu.integrated}
+        if self._integrals:
+            self._poll()
+            self._stop_polling = (clock or MonotonicClock()).every(POLL_PERIOD_S, self._poll)
 
     @property
     def specs(self) -> tuple[CounterSpec, ...]:
-        """One spec per GPU with a counter."""
-        return self._specs
+        """One spec per domain: each GPU, and the memory of those that tell it apart."""
+        return tuple(spec for gpu in self.gpus for spec in gpu.specs)
 
     def read(self) -> Reading:
         """All GPUs now; the time is the middle of the reads.
 
         Raises:
-            SensorReadError: NVML returned an error.
+            SensorReadError: NVML returned an error, or integrated power has a gap.
         """
+        energy_uj: dict[str, int] = {}
         started_ns = time.monotonic_ns()
-        try:
-            energy_uj = {
-                domain: 1000 * self._nvml.nvmlDeviceGetTotalEnergyConsumption(handle)
-                for domain, handle in self._handles.items()
-            }
-        except self._nvml.NVMLError as error:
-            raise SensorReadError(f"NVML could not read the energy of a GPU: {error}.") from error
-        return Reading(time_ns=(started_ns + time.monotonic_ns()) // 2, energy_uj=energy_uj)
+        for gpu in self.gpus:
+            energy_mj = self._take(gpu)
+            if energy_mj is not None:
+                energy_uj[gpu.domain] = 1000 * energy_mj
+            energy_uj |= {domain: self._integrals[domain].energy_uj() for domain in gpu.integrated}
+        ended_ns = time.monotonic_ns()
+        return Reading(
+            time_ns=(started_ns + ended_ns) // 2, energy_uj=energy_uj, read_ns=ended_ns - started_ns
+        )
 
     def close(self) -> None:
-        """Give NVML back; a second call does nothing."""
+        """Stop the poller and give NVML back; a second call does nothing."""
+        if self._stop_polling is not None:
+            self._stop_polling()
+            self._stop_polling = None
         if self._open:
             self._open = False
             self._nvml.nvmlShutdown()
 
+    def _take(self, gpu: Gpu) -> int | None:
+        """Sample a GPU and feed what is integrated; its counter in mJ where it has one."""
+        sample = gpu.sample()
+        for domain, power_mw in sample.power_mw.items():
+            self._integrals[domain].add(sample.time_ns, 1000 * power_mw)
+        return sample.energy_mj
 
-def _started_nvml() -> Any:
-    """The pynvml module, with NVML initialised."""
+    def _poll(self) -> None:
+        for gpu in self.gpus:
+            if gpu.integrated:
+                try:
+                    self._take(gpu)
+                except SensorReadError as error:
+                    # Kept until the next read, which raises it.
+                    for domain in gpu.integrated:
+                        self._integrals[domain].fail(error)
+
+
+def started_nvml() -> Any:
+    """The pynvml module, with NVML initialised.
+
+    Raises:
+        SensorMissingError: no module, an old one, no library or no driver.
+        SensorPermissionError: the driver refuses this user.
+    """
     try:
         import pynvml
     except ImportError as error:
@@ -103,30 +141,3 @@ def _started_nvml() -> Any:
             next_step="GPUs are measured where an NVIDIA GPU and its driver are installed.",
         ) from error
     return pynvml
-
-
-def _probe(nvml: Any) -> tuple[dict[str, Any], tuple[CounterSpec, ...], tuple[LeftOut, ...]]:
-    """Handles and specs of the GPUs that answer, and why the others do not."""
-    handles: dict[str, Any] = {}
-    specs: list[CounterSpec] = []
-    left_out: list[LeftOut] = []
-    for index in range(nvml.nvmlDeviceGetCount()):
-        try:
-            handle = nvml.nvmlDeviceGetHandleByIndex(index)
-            name = nvml.nvmlDeviceGetName(handle)
-            nvml.nvmlDeviceGetTotalEnergyConsumption(handle)
-        except nvml.NVMLError as error:
-            left_out.append(LeftOut(source=f"gpu-{index}", reason=f"its energy counter answers: {error}"))
-            continue
-        domain = f"gpu-{index}"
-        handles[domain] = handle
-        specs.append(
-            CounterSpec(
-                domain=domain,
-                interface="nvml",
-                source=f"nvmlDeviceGetTotalEnergyConsumption of GPU {index}, {name}",
-                resolution_uj=NVML_RESOLUTION_UJ,
-                update_period_s=NVML_UPDATE_PERIOD_S,
-            )
-        )
-    return handles, tuple(specs), tuple(left_out)

@@ -14,25 +14,75 @@ SONAME = "libnvidia-ml.so.1"
 SOURCE = Path(__file__).with_name("nvml_library.c")
 
 
-class FakeNvml:
-    """The script of the library: which GPUs there are and what each call returns.
+NOT_SUPPORTED, NO_PERMISSION, DRIVER_NOT_LOADED, LIBRARY_NOT_FOUND, FUNCTION_NOT_FOUND = 3, 4, 9, 12, 13
+GPU_IS_LOST, UNKNOWN = 15, 999
 
-    Results are NVML return codes: 0 success, 3 not supported, 4 no permission, 9 driver not loaded,
-    15 GPU is lost, 999 unknown.
+
+class FakeNvml:
+    """The script of the library: which GPUs there are, what they draw, and what each call returns.
+
+    Results are NVML return codes, 0 for success.
     """
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
 
     def script(self, *, gpus: int = 0, init_result: int = 0, count_result: int = 0) -> None:
-        """Start a new script: every counter at 0, every call successful but those named."""
+        """Start a new script: every counter at 0, no power, every call successful but those named."""
         self._library.fake_script(init_result, count_result, gpus)
 
     def no_driver(self) -> None:
-        self.script(init_result=9)
+        self.script(init_result=DRIVER_NOT_LOADED)
 
     def set_results(self, index: int, *, handle_result: int = 0, energy_result: int = 0) -> None:
         self._library.fake_set_results(index, handle_result, energy_result)
+
+    def set_power_result(self, index: int, *, power_result: int = 0, fields_result: int = 0) -> None:
+        """Of nvmlDeviceGetPowerUsage, and of nvmlDeviceGetFieldValues as a whole."""
+        self._library.fake_set_power_result(index, power_result, fields_result)
+
+    def set_power(self, index: int, high_w: float, low_w: float = 0.0, period_s: float = 0.0) -> None:
+        """Draw ``high_w``, or in turn ``high_w`` and ``low_w`` for half a period each."""
+        self._library.fake_set_power(index, *map(ctypes.c_double, (high_w, low_w, period_s)))
+
+    def set_sensor(
+        self,
+        index: int,
+        *,
+        update_period_s: float = 0.1,
+        averaging_window_s: float = 0.1,
+        gain: float = 1.0,
+        noise: float = 0.0,
+    ) -> None:
+        values = (update_period_s, averaging_window_s, gain, noise)
+        self._library.fake_set_sensor(index, *map(ctypes.c_double, values))
+
+    def set_field(self, index: int, key: tuple[int, int], *, result: int = 0, share: float = 1.0) -> None:
+        """Let a GPU have a field, or refuse it; a power field shows a share of the power."""
+        self._library.fake_set_field(index, *key, result, ctypes.c_double(share))
+
+    def set_state(
+        self,
+        index: int,
+        *,
+        mig: bool = False,
+        virtualization: int = 0,
+        clock_mhz: int = 1980,
+        temperature_c: int = 45,
+        limit_mw: int = 700_000,
+        reasons: int = 0,
+    ) -> None:
+        self._library.fake_set_state(
+            index, int(mig), virtualization, clock_mhz, temperature_c, limit_mw, ctypes.c_ulonglong(reasons)
+        )
+
+    def set_time_s(self, time_s: float) -> None:
+        """Stop the machine's time; the GPUs' own begins here and goes on by the next calls."""
+        self._library.fake_set_time_s(ctypes.c_double(time_s))
+
+    def set_slow_s(self, seconds: float) -> None:
+        """How long every read takes from here on."""
+        self._library.fake_set_slow_s(ctypes.c_double(seconds))
 
     def spend(self, index: int, energy_mj: int) -> None:
         self._library.fake_spend(index, ctypes.c_ulonglong(energy_mj))
@@ -41,6 +91,11 @@ class FakeNvml:
     def users(self) -> int:
         """Initialisations that have not been shut down."""
         return int(self._library.fake_users())
+
+    @property
+    def calls(self) -> int:
+        """Reads of energy, power or fields since the script began."""
+        return int(self._library.fake_calls())
 
 
 @functools.cache
@@ -51,7 +106,18 @@ def load() -> FakeNvml:
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, SONAME)
-        command = ["cc", "-shared", "-fPIC", "-Wall", "-Werror", f"-Wl,-soname,{SONAME}", "-o", path, SOURCE]
+        command = [
+            "cc",
+            "-shared",
+            "-fPIC",
+            "-Wall",
+            "-Werror",
+            f"-Wl,-soname,{SONAME}",
+            "-o",
+            path,
+            SOURCE,
+            "-lm",
+        ]
         subprocess.run(command, check=True)
         return FakeNvml(ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL))
 

@@ -2,19 +2,72 @@
 
 from __future__ import annotations
 
+import itertools
+import subprocess
 import sys
+import threading
 import time
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
-from fakes.nvml_library import FakeNvml, scripted_nvml
+from fakes.nvml_library import (
+    FUNCTION_NOT_FOUND,
+    GPU_IS_LOST,
+    LIBRARY_NOT_FOUND,
+    NO_PERMISSION,
+    NOT_SUPPORTED,
+    UNKNOWN,
+    FakeNvml,
+    scripted_nvml,
+)
+from hypothesis import given
+from hypothesis import strategies as st
 
+from calibration_data import total_domains
 from profiler.errors import SensorMissingError, SensorPermissionError, SensorReadError
 from profiler.meter import EnergyMeter
 from profiler.sensors.nvml import NvmlSensor
+from profiler.sensors.nvml_check import check_counter
+from profiler.sensors.nvml_fields import (
+    AVERAGE_MEMORY_POWER,
+    AVERAGE_POWER,
+    ENERGY,
+    INSTANT_MODULE_POWER,
+    INSTANT_POWER,
+    read_fields,
+)
+from profiler.sensors.power_integral import MAX_GAP_S, PowerIntegral
 
-NOT_SUPPORTED, NO_PERMISSION, LIBRARY_NOT_FOUND, GPU_IS_LOST, UNKNOWN = 3, 4, 12, 15, 999
+
+class SteppedClock:
+    """Time that a test steps, for the library and for the poller alike; nothing is done by itself."""
+
+    def __init__(self, nvml: FakeNvml, start_s: float = 1000.0) -> None:
+        self._nvml = nvml
+        self._now_ns = round(start_s * 1e9)
+        self._actions: list[Callable[[], None]] = []
+        nvml.set_time_s(start_s)
+
+    def now_ns(self) -> int:
+        return self._now_ns
+
+    def sleep(self, seconds: float) -> None:
+        self._now_ns += round(seconds * 1e9)
+        self._nvml.set_time_s(self._now_ns / 1e9)
+
+    def every(self, period_s: float, action: Callable[[], None]) -> Callable[[], None]:
+        del period_s
+        self._actions.append(action)
+        return lambda: self._actions.remove(action)
+
+    def poll(self) -> None:
+        for action in self._actions:
+            action()
+
+    @property
+    def pollers(self) -> int:
+        return len(self._actions)
 
 
 @pytest.fixture
@@ -65,10 +118,12 @@ def test_a_gpu_without_a_counter_is_asked_and_left_out(nvml: FakeNvml, call: str
 def test_no_gpu_with_a_counter_is_no_sensor(nvml: FakeNvml) -> None:
     nvml.script(gpus=1)
     nvml.set_results(0, energy_result=NOT_SUPPORTED)
-    with pytest.raises(SensorMissingError, match="gpu-0: its energy counter answers: Not Supported"):
+    with pytest.raises(
+        SensorMissingError, match="gpu-0: its energy counter answers: Not Supported; its power: Not Supported"
+    ):
         NvmlSensor()
     nvml.script(gpus=0)
-    with pytest.raises(SensorMissingError, match="No NVIDIA GPU with an energy counter"):
+    with pytest.raises(SensorMissingError, match="No NVIDIA GPU with an energy counter or a power reading"):
         NvmlSensor()
     nvml.script(gpus=1, count_result=UNKNOWN)
     with pytest.raises(SensorMissingError, match="cannot list the GPUs"):
@@ -124,3 +179,225 @@ def test_missing_bindings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
     with pytest.raises(SensorMissingError, match="nvidia-ml-py is not installed"):
         NvmlSensor()
+
+
+def data_centre_gpu(nvml: FakeNvml, *, memory_share: float = 0.25) -> None:
+    """A GPU with a counter, both powers, and the power of its memory."""
+    nvml.script(gpus=1)
+    for key in (ENERGY, INSTANT_POWER, AVERAGE_POWER):
+        nvml.set_field(0, key)
+    nvml.set_field(0, AVERAGE_MEMORY_POWER, share=memory_share)
+
+
+def gpu_without_counter(nvml: FakeNvml) -> None:
+    nvml.script(gpus=1)
+    nvml.set_results(0, energy_result=NOT_SUPPORTED)
+    nvml.set_field(0, ENERGY, result=NOT_SUPPORTED)
+    nvml.set_field(0, INSTANT_POWER)
+
+
+def test_fields_come_in_one_call_with_a_return_code_each(nvml: FakeNvml) -> None:
+    data_centre_gpu(nvml)
+    nvml.set_power(0, 300.0)
+    sensor = NvmlSensor()
+    gpu = sensor.gpus[0]
+    calls = nvml.calls
+    keys = (ENERGY, INSTANT_POWER, AVERAGE_MEMORY_POWER, INSTANT_MODULE_POWER)
+    fields = read_fields(gpu.nvml, gpu.handle, keys)
+    assert nvml.calls <= calls + 2  # the poller may have called beside us
+    assert fields[INSTANT_POWER].value == pytest.approx(300_000, abs=1)
+    assert fields[AVERAGE_MEMORY_POWER].value == pytest.approx(75_000, abs=1)
+    assert (fields[INSTANT_MODULE_POWER].value, fields[INSTANT_MODULE_POWER].result) == (None, NOT_SUPPORTED)
+    assert fields[ENERGY].timestamp_us == pytest.approx(time.time() * 1e6, abs=60e6)
+    assert fields[ENERGY].latency_us == 7
+    sensor.close()
+
+
+def test_counter_and_memory_are_read_in_one_call(nvml: FakeNvml) -> None:
+    data_centre_gpu(nvml)
+    sensor = NvmlSensor(clock=SteppedClock(nvml))
+    assert [spec.domain for spec in sensor.specs] == ["gpu-0", "gpumem-0"]
+    calls = nvml.calls
+    sensor.read()
+    assert nvml.calls == calls + 1
+    memory = sensor.specs[1]
+    assert (memory.kind, memory.averaging_window_s) == ("power", 1.0)
+    assert "part of gpu-0" in memory.excludes
+    assert total_domains(spec.domain for spec in sensor.specs) == ("gpu-0",)
+    sensor.close()
+
+
+@pytest.mark.parametrize("way", ["field", "call"])
+def test_the_counter_is_found_by_asking_either_way(nvml: FakeNvml, way: str) -> None:
+    nvml.script(gpus=1)
+    nvml.set_power(0, 100.0)
+    if way == "field":
+        nvml.set_field(0, ENERGY)
+        nvml.set_results(0, energy_result=NOT_SUPPORTED)
+    clock = SteppedClock(nvml)
+    sensor = NvmlSensor(clock=clock)
+    before_uj = sensor.read().energy_uj["gpu-0"]
+    clock.sleep(10.0)
+    assert sensor.read().energy_uj["gpu-0"] - before_uj == pytest.approx(1e9, abs=2000)
+    assert (sensor.specs[0].kind, clock.pollers) == ("counter", 0)
+    assert ("field 83" in sensor.specs[0].source) == (way == "field")
+    sensor.close()
+
+
+def test_a_driver_without_the_field_call_is_read_by_the_old_calls(nvml: FakeNvml) -> None:
+    nvml.script(gpus=2)
+    nvml.set_power(1, 50.0)
+    for gpu in (0, 1):
+        nvml.set_power_result(gpu, fields_result=FUNCTION_NOT_FOUND)
+    nvml.set_results(1, energy_result=NOT_SUPPORTED)
+    sensor = NvmlSensor(clock=SteppedClock(nvml))
+    assert [spec.kind for spec in sensor.specs] == ["counter", "power"]
+    assert "nvmlDeviceGetPowerUsage" in sensor.specs[1].source
+    assert sensor.specs[1].averaging_window_s == 1.0
+    sensor.close()
+
+
+def test_power_is_integrated_where_there_is_no_counter(nvml: FakeNvml) -> None:
+    gpu_without_counter(nvml)
+    nvml.set_power(0, 250.0)
+    sensor = NvmlSensor()
+    spec = sensor.specs[0]
+    assert (spec.kind, spec.update_period_s, spec.averaging_window_s) == ("power", 0.1, 0.1)
+    assert "no energy counter" in sensor.notes[0]
+    with EnergyMeter([sensor]) as meter, meter.window() as window:
+        time.sleep(0.15)
+    reading = window.reading
+    assert reading.energy_j["gpu-0"] == pytest.approx(250.0 * reading.duration_s, rel=0.01)
+    sensor.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "calijoule-poller"]
+    assert nvml.users == 0
+
+
+def test_a_failed_sample_is_an_error_of_the_next_read_and_then_it_goes_on(nvml: FakeNvml) -> None:
+    gpu_without_counter(nvml)
+    nvml.set_power(0, 250.0)
+    clock = SteppedClock(nvml)
+    sensor = NvmlSensor(clock=clock)
+    sensor.read()
+    nvml.set_field(0, INSTANT_POWER, result=GPU_IS_LOST)
+    clock.poll()
+    nvml.set_field(0, INSTANT_POWER)
+    with pytest.raises(SensorReadError, match=r"field 186 of gpu-0: GPU is lost"):
+        sensor.read()
+    before_uj = sensor.read().energy_uj["gpu-0"]
+    assert sensor.read().energy_uj["gpu-0"] >= before_uj
+    nvml.set_field(0, INSTANT_POWER, result=GPU_IS_LOST)
+    with pytest.raises(SensorReadError, match="GPU is lost"):
+        sensor.read()
+    sensor.close()
+
+
+def test_a_slow_driver_leaves_a_gap_in_the_power_and_a_long_read_at_the_counter(nvml: FakeNvml) -> None:
+    gpu_without_counter(nvml)
+    nvml.set_power(0, 250.0)
+    sensor = NvmlSensor(clock=SteppedClock(nvml))
+    nvml.set_slow_s(1.1 * MAX_GAP_S)
+    sensor._integrals["gpu-0"].add(time.monotonic_ns(), 0)
+    with pytest.raises(SensorReadError, match="was not sampled for"):
+        [sensor.read() for _ in range(3)]
+    sensor.close()
+    nvml.script(gpus=1)
+    sensor = NvmlSensor()
+    nvml.set_slow_s(0.05)
+    assert sensor.read().read_ns >= 50_000_000
+    sensor.close()
+
+
+@given(
+    samples=st.lists(
+        st.tuples(st.integers(1, int(MAX_GAP_S * 1e9)), st.integers(0, 10**9)), min_size=2, max_size=50
+    )
+)
+def test_the_integral_is_the_trapezoid_rule(samples: list[tuple[int, int]]) -> None:
+    integral = PowerIntegral("gpu-0")
+    times_ns = list(itertools.accumulate(step for step, _ in samples))
+    powers_uw = [power for _, power in samples]
+    for time_ns, power_uw in zip(times_ns, powers_uw, strict=True):
+        integral.add(time_ns, power_uw)
+        integral.add(time_ns - 1, 10**12)
+    truth_uj = sum(
+        (first_uw + second_uw) / 2 * (end_ns - begin_ns) / 1e9
+        for (begin_ns, end_ns), (first_uw, second_uw) in zip(
+            itertools.pairwise(times_ns), itertools.pairwise(powers_uw), strict=True
+        )
+    )
+    assert integral.energy_uj() == pytest.approx(truth_uj, rel=1e-9, abs=1.0)
+
+
+def test_a_gap_is_an_error_once() -> None:
+    integral = PowerIntegral("gpu-0", max_gap_s=1.0)
+    integral.add(0, 10**6)
+    integral.add(1_000_000_001, 10**6)
+    with pytest.raises(SensorReadError, match=r"gpu-0 was not sampled for 1\.00 s"):
+        integral.energy_uj()
+    before_uj = integral.energy_uj()
+    integral.add(2_000_000_001, 10**6)
+    assert integral.energy_uj() - before_uj == 10**6
+
+
+@pytest.mark.parametrize("gain", [1.0, 0.57])
+def test_the_counter_is_checked_against_integrated_power(nvml: FakeNvml, gain: float) -> None:
+    """The counter is a share of the truth that power shows whole: here its field, scaled by the script."""
+    data_centre_gpu(nvml)
+    nvml.set_sensor(0, gain=gain)
+    nvml.set_field(0, INSTANT_POWER, share=1 / gain)
+    nvml.set_power(0, 300.0)
+    clock = SteppedClock(nvml)
+    sensor = NvmlSensor(clock=clock)
+    check = check_counter(sensor.gpus[0], clock=clock)
+    assert check is not None
+    assert check.ratio == pytest.approx(gain, rel=0.002)
+    assert check.duration_s >= 2.0
+    assert ("disagree" in check.note) == (gain != 1.0)
+    sensor.close()
+
+
+def test_a_counter_that_stands_still_cannot_be_checked(nvml: FakeNvml) -> None:
+    nvml.script(gpus=1)
+    nvml.set_field(0, INSTANT_POWER)
+    clock = SteppedClock(nvml)
+    sensor = NvmlSensor(clock=clock)
+    with pytest.raises(SensorReadError, match="did not move for 1 s"):
+        check_counter(sensor.gpus[0], clock=clock)
+    sensor.close()
+    gpu_without_counter(nvml)
+    sensor = NvmlSensor(clock=clock)
+    assert check_counter(sensor.gpus[0], clock=clock) is None
+    sensor.close()
+
+
+def test_what_a_counter_does_not_tell_apart_is_said(nvml: FakeNvml) -> None:
+    nvml.script(gpus=4)
+    nvml.set_state(0, mig=True)
+    nvml.set_state(1, virtualization=2)
+    nvml.set_field(2, INSTANT_MODULE_POWER)
+    sensor = NvmlSensor()
+    assert [any(word in note for note in sensor.notes) for word in ("MIG", "virtual machines", "module")] == [
+        True,
+        True,
+        True,
+    ]
+    assert [spec.excludes != "" for spec in sensor.specs] == [True, True, True, False]
+    sensor.close()
+
+
+def test_the_package_imports_and_fails_by_name_without_any_nvml() -> None:
+    """No library of that name at all: the real bindings look for it and do not find it."""
+    code = """
+from profiler.errors import SensorMissingError
+from profiler.sensors import NvmlSensor
+try:
+    NvmlSensor()
+except SensorMissingError as error:
+    print(error.message)
+else:
+    print("This machine has a GPU.")
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert any(text in result.stdout for text in ("cannot be started", "energy counter", "has a GPU"))
+    assert result.stderr == ""
