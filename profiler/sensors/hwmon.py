@@ -24,6 +24,9 @@ from profiler.sensors.powercap import read_counter_uj
 HWMON_ROOT = Path("/sys/class/hwmon")
 """Where Linux shows the chips; a container may see the host's elsewhere."""
 
+POWER_RESOLUTION_UW = 1000.0
+"""Chips round to about a milliwatt."""
+
 RAIL_EXCLUDES = "other rails of its board, unless they are fed through it; rails are not added to a total"
 
 
@@ -55,9 +58,9 @@ class HwmonSensor:
                 next_step="Boards with power monitors do (a Jetson's INA3221); most PCs have none.",
             )
         self._integrals = {
-            channel.domain: PowerIntegral(channel.domain)
-            for channel in self._channels
-            if not channel.is_counter
+            spec.domain: PowerIntegral(spec.domain, tick_s=spec.update_period_s or 0.0)
+            for spec in self.specs
+            if spec.kind == "power"
         }
         self.notes = tuple(f"{domain}: power, integrated" for domain in self._integrals)
         if self._integrals:
@@ -81,8 +84,7 @@ class HwmonSensor:
             if channel.is_counter:
                 energy_uj[channel.domain] = read_counter_uj(str(channel.files[0]))
             else:
-                self._take(channel)
-                energy_uj[channel.domain] = self._integrals[channel.domain].energy_uj()
+                energy_uj[channel.domain] = self._integrals[channel.domain].energy_uj(time.monotonic_ns())
         ended_ns = time.monotonic_ns()
         return Reading(
             time_ns=(started_ns + ended_ns) // 2, energy_uj=energy_uj, read_ns=ended_ns - started_ns
@@ -157,13 +159,15 @@ def _spec(channel: Channel) -> CounterSpec:
             update_period_s=channel.update_period_s,
             excludes=RAIL_EXCLUDES,
         )
+    window_s = channel.averaging_window_s or channel.update_period_s
+    period_s = max(channel.update_period_s, window_s)
     return CounterSpec(
         domain=channel.domain,
         kind="power",
         interface="hwmon",
         source=f"{source}, integrated every {POLL_PERIOD_S:g} s",
-        resolution_uj=1e3 * channel.update_period_s,
-        update_period_s=channel.update_period_s,
-        averaging_window_s=channel.averaging_window_s or channel.update_period_s,
+        resolution_uj=POWER_RESOLUTION_UW * period_s,
+        update_period_s=period_s,
+        averaging_window_s=window_s,
         excludes=RAIL_EXCLUDES,
     )

@@ -55,7 +55,11 @@ class NvmlSensor:
                 f"No NVIDIA GPU with an energy counter or a power reading. {reasons}".rstrip(),
                 next_step="Energy counters come with Volta and newer boards; a Jetson has rails under hwmon.",
             )
-        self._integrals = {domain: PowerIntegral(domain) for gpu in self.gpus for domain in gpu.integrated}
+        self._integrals = {
+            spec.domain: PowerIntegral(spec.domain, tick_s=spec.update_period_s or 0.0)
+            for spec in self.specs
+            if spec.kind == "power"
+        }
         if self._integrals:
             self._poll()
             self._stop_polling = (clock or MonotonicClock()).every(POLL_PERIOD_S, self._poll)
@@ -74,10 +78,10 @@ class NvmlSensor:
         energy_uj: dict[str, int] = {}
         started_ns = time.monotonic_ns()
         for gpu in self.gpus:
-            energy_mj = self._take(gpu)
-            if energy_mj is not None:
-                energy_uj[gpu.domain] = 1000 * energy_mj
-            energy_uj |= {domain: self._integrals[domain].energy_uj() for domain in gpu.integrated}
+            if gpu.has_counter:
+                energy_uj[gpu.domain] = 1000 * self._take(gpu)
+            for domain in gpu.integrated:
+                energy_uj[domain] = self._integrals[domain].energy_uj(time.monotonic_ns())
         ended_ns = time.monotonic_ns()
         return Reading(
             time_ns=(started_ns + ended_ns) // 2, energy_uj=energy_uj, read_ns=ended_ns - started_ns
@@ -92,12 +96,12 @@ class NvmlSensor:
             self._open = False
             self._nvml.nvmlShutdown()
 
-    def _take(self, gpu: Gpu) -> int | None:
-        """Sample a GPU and feed what is integrated; its counter in mJ where it has one."""
+    def _take(self, gpu: Gpu) -> int:
+        """Sample a GPU and feed what is integrated; its counter in mJ, 0 where it has none."""
         sample = gpu.sample()
         for domain, power_mw in sample.power_mw.items():
             self._integrals[domain].add(sample.time_ns, 1000 * power_mw)
-        return sample.energy_mj
+        return sample.energy_mj or 0
 
     def _poll(self) -> None:
         for gpu in self.gpus:

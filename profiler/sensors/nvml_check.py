@@ -66,7 +66,7 @@ def check_counter(
     Raises:
         SensorReadError: a read failed, the counter does not move, or the power is nought.
     """
-    if not (gpu.energy_field or gpu.energy_call):
+    if not gpu.has_counter:
         return None
     clock = clock or MonotonicClock()
     begin_ns, begin_mj = _next_move(gpu, clock, None)

@@ -38,8 +38,8 @@ NVML_UPDATE_PERIOD_S = 0.1
 NVML_RESOLUTION_UJ = 1000.0
 """NVML counts millijoules (nvmlDeviceGetTotalEnergyConsumption)."""
 
-POWER_RESOLUTION_UJ = 1000.0 * NVML_UPDATE_PERIOD_S
-"""Power comes in milliwatts, one value in each update period."""
+POWER_RESOLUTION_UW = 1000.0
+"""Power comes in milliwatts."""
 
 INSTANT_WINDOW_S = 0.1
 """Instant power averages 20 to 100 ms by generation (arXiv 2312.02741), so the longest is assumed."""
@@ -99,6 +99,11 @@ class Gpu:
     check_field: FieldKey | None
     specs: tuple[CounterSpec, ...]
     notes: tuple[str, ...]
+
+    @property
+    def has_counter(self) -> bool:
+        """Whether its energy is counted, not integrated."""
+        return self.energy_field or self.energy_call
 
     @property
     def integrated(self) -> tuple[str, ...]:
@@ -264,13 +269,15 @@ def _counter_spec(domain: str, is_field: bool, gpu: str, excludes: str) -> Count
 
 def _power_spec(domain: str, key: FieldKey | None, gpu: str, excludes: str) -> CounterSpec:
     way = "nvmlDeviceGetPowerUsage" if key is None else f"field {key[0]}, scope {key[1]},"
+    window_s = AVERAGE_WINDOW_S if key is None else _WINDOWS_S[key]
+    period_s = max(NVML_UPDATE_PERIOD_S, window_s)
     return CounterSpec(
         domain=domain,
         kind="power",
         interface="nvml",
         source=f"{way} of {gpu}, integrated every {POLL_PERIOD_S:g} s",
-        resolution_uj=POWER_RESOLUTION_UJ,
-        update_period_s=NVML_UPDATE_PERIOD_S,
-        averaging_window_s=AVERAGE_WINDOW_S if key is None else _WINDOWS_S[key],
+        resolution_uj=POWER_RESOLUTION_UW * period_s,
+        update_period_s=period_s,
+        averaging_window_s=window_s,
         excludes=excludes,
     )

@@ -26,8 +26,8 @@ from hypothesis import strategies as st
 
 from calibration_data import total_domains
 from profiler.errors import SensorMissingError, SensorPermissionError, SensorReadError
-from profiler.meter import EnergyMeter
 from profiler.sensors.powercap import CounterFile, PowercapSensor, read_counter_uj
+from profiler.wraparound import counter_difference
 
 MACHINES: dict[str, tuple[Callable[[Path, Layout], PowercapTree], set[str]]] = {
     "client": (client, {"package-0", "core-0", "uncore-0", "psys"}),
@@ -256,20 +256,20 @@ def test_a_reading_carries_one_time_from_within_the_read(tmp_path: Path) -> None
     assert before_ns <= times_ns[0] <= times_ns[1] <= times_ns[2] <= time.monotonic_ns()
 
 
-def test_one_wrap_in_a_window_is_right_to_the_microjoule(tmp_path: Path) -> None:
+def test_one_wrap_is_right_to_the_microjoule(tmp_path: Path) -> None:
     tree = server(tmp_path / "powercap")
     tree.set_uj("package-0", RANGE_UJ - 1_234_567)
     tree.set_uj("dram-1", DRAM_RANGE_UJ - 1)
-    with EnergyMeter([PowercapSensor(tree.root)]) as meter, meter.window() as window:
-        tree.spend("package-0", 3_000_001)
-        tree.spend("dram-1", 1)
-        tree.spend("dram-0", 999_999)
-    assert window.reading.energy_j == {
-        "package-0": 3.000001,
-        "dram-0": 0.999999,
-        "package-1": 0.0,
-        "dram-1": 0.000001,
-    }
+    sensor = PowercapSensor(tree.root)
+    before = sensor.read().energy_uj
+    tree.spend("package-0", 3_000_001)
+    tree.spend("dram-1", 1)
+    tree.spend("dram-0", 999_999)
+    after = sensor.read().energy_uj
+    assert {
+        spec.domain: counter_difference(before[spec.domain], after[spec.domain], spec.range_uj)
+        for spec in sensor.specs
+    } == {"package-0": 3_000_001, "dram-0": 999_999, "package-1": 0, "dram-1": 1}
 
 
 @pytest.mark.parametrize("content", ["", "broken"])
