@@ -16,11 +16,13 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from calibration_data import UsageError, domain_kind
+from profiler.conditions import read_conditions
 from profiler.discovery import SensorState, discover, require_usable
-from profiler.measure import CommandEnergy, MeasureResult, measure_command, measurement_document
+from profiler.measure import STUCK, CommandEnergy, MeasureResult, measure_command, measurement_document
 from profiler.meter import EnergyMeter
+from profiler.permissions import recipes
 from profiler.plan import PlanName, Progress
-from profiler.sensors import POWERCAP_ROOT, RaplBackend, RealSensor, open_sensors
+from profiler.sensors import HWMON_ROOT, POWERCAP_ROOT, RaplBackend, RealSensor, open_sensors
 
 STDOUT = Path("-")
 COVERAGE_FACTOR = 2
@@ -43,9 +45,19 @@ class Settings:
 def devices(
     context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Hold each GPU's energy counter against its integrated power.")
+    ] = False,
+    recipe: Annotated[
+        bool, typer.Option("--recipe", help="Print how to let one group read the counters, and stop.")
+    ] = False,
+    hwmon_root: Annotated[Path, typer.Option(help="Root of the hwmon tree.")] = HWMON_ROOT,
 ) -> None:
     """Show what can be measured here; for what cannot: why, and the exact remedy."""
-    states = discover(settings_of(context).powercap_root)
+    if recipe:
+        typer.echo(recipes())
+        return
+    states = discover(settings_of(context).powercap_root, hwmon_root=hwmon_root, check=check)
     if as_json:
         typer.echo(json.dumps([asdict(state) for state in states], indent=2))
     else:
@@ -63,16 +75,26 @@ def measure(
     idle_s: Annotated[
         float, typer.Option("--idle-s", min=0, help="Seconds of idle baseline before the command; 0: none.")
     ] = 1.0,
+    idle_after: Annotated[
+        bool, typer.Option("--idle-after", help="Take another idle window after the command.")
+    ] = False,
+    hwmon_root: Annotated[Path, typer.Option(help="Root of the hwmon tree.")] = HWMON_ROOT,
     backend: Annotated[RaplBackend, typer.Option(help="Way to the RAPL counters.")] = "auto",
 ) -> None:
     """Measure the joules of a command: by domain, gross and net, with uncertainty."""
     powercap_root = settings_of(context).powercap_root
     if json_file not in (None, STDOUT) and not json_file.parent.is_dir():
         raise UsageError(f"There is no folder {json_file.parent} to write the result into.")
-    sensors = open_sensors(powercap_root=powercap_root, backend=backend)
+    sensors = open_sensors(powercap_root=powercap_root, hwmon_root=hwmon_root, backend=backend)
     try:
         with EnergyMeter(sensors) as meter:
-            result = measure_command(command, meter, idle_s=idle_s)
+            result = measure_command(
+                command,
+                meter,
+                idle_s=idle_s,
+                idle_after=idle_after,
+                look=lambda: read_conditions(sensors, powercap_root=powercap_root),
+            )
     finally:
         for sensor in sensors:
             sensor.close()
@@ -166,6 +188,8 @@ def _print_states(states: Sequence[SensorState]) -> None:
     for state in states:
         if state.reason:
             _print_line(console, f"{state.state}: {state.name}: {state.reason}")
+        for note in (*state.notes, *(check.note for check in state.checks)):
+            _print_line(console, f"note: {state.name}: {note}")
     for remedy in dict.fromkeys(state.remedy for state in states if state.remedy):
         _print_line(console, f"Remedy: {remedy}")
 
@@ -180,7 +204,12 @@ def _print_result(result: MeasureResult, sensors: Sequence[RealSensor], powercap
         table.add_row("total", *_joules(result.total))
     console.print(table)
     if result.total is None:
-        _print_line(console, "No total: neither a package, nor DRAM, nor a GPU is measured.")
+        stuck = [energy.domain for energy in result.domains if STUCK in energy.flags]
+        nothing = "neither a package, nor DRAM, nor a GPU is measured"
+        reason = f"the counter of {', '.join(stuck)} did not move" if stuck else nothing
+        _print_line(console, f"No total: {reason}.")
+    for note in result.notes:
+        _print_line(console, f"Note: {note}.")
     for reason in dict.fromkeys(energy.net_missing_reason for energy in result.domains):
         without = [energy.domain for energy in result.domains if energy.net_missing_reason == reason]
         if reason:
@@ -200,6 +229,8 @@ def _print_line(console: Console, text: str) -> None:
 
 
 def _joules(energy: CommandEnergy) -> tuple[str, str]:
+    if STUCK in energy.flags:
+        return STUCK, "none"
     gross = f"{energy.gross_j:.6f} ± {COVERAGE_FACTOR * energy.gross_u_j:.2g}"
     if energy.net_j is None or energy.net_u_j is None:
         return gross, "none"

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from calibration_data import CounterSpec, NoUsableSensorError
-from profiler.errors import SensorMissingError, SensorPermissionError
-from profiler.sensors import SENSORS, no_usable_sensor
+from profiler.conditions import FILTERING_NOTE, energy_filtering_possible
+from profiler.errors import SensorMissingError, SensorPermissionError, SensorReadError
+from profiler.sensors import HWMON_ROOT, SENSORS, NvmlSensor, RealSensor, Roots, no_usable_sensor
+from profiler.sensors.nvml_check import CounterCheck, check_counter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,11 +20,13 @@ class SensorState:
 
     Attributes:
         name: for people.
-        interface: ``powercap``, ``pyjoules`` or ``nvml``.
+        interface: ``perf``, ``powercap``, ``pyjoules``, ``nvml`` or ``hwmon``.
         state: whether it can measure here.
         reason: why it cannot; empty where it can.
         remedy: what to do about it; empty where nothing helps or is needed.
         specs: what each of its domains can tell; empty unless usable.
+        notes: what its numbers contain, do not tell apart, or may be blurred by.
+        checks: each GPU's energy counter against its integrated power, where asked for.
     """
 
     name: str
@@ -31,15 +35,20 @@ class SensorState:
     reason: str = ""
     remedy: str = ""
     specs: tuple[CounterSpec, ...] = ()
+    notes: tuple[str, ...] = ()
+    checks: tuple[CounterCheck, ...] = ()
 
 
-def discover(powercap_root: Path) -> list[SensorState]:
+def discover(powercap_root: Path, *, hwmon_root: Path = HWMON_ROOT, check: bool = False) -> list[SensorState]:
     """Try every sensor once.
 
     Args:
         powercap_root: the powercap folder.
+        hwmon_root: the hwmon folder.
+        check: hold every GPU's counter against its integrated power, which takes some seconds for each.
     """
-    return [state for interface in SENSORS for state in _states(interface, powercap_root)]
+    roots = Roots(powercap=powercap_root, hwmon=hwmon_root)
+    return [state for interface in SENSORS for state in _states(interface, roots, check)]
 
 
 def require_usable(states: Sequence[SensorState]) -> None:
@@ -57,10 +66,10 @@ def require_usable(states: Sequence[SensorState]) -> None:
     raise no_usable_sensor(failures)
 
 
-def _states(interface: str, powercap_root: Path) -> list[SensorState]:
+def _states(interface: str, roots: Roots, check: bool) -> list[SensorState]:
     name, open_sensor = SENSORS[interface]
     try:
-        sensor = open_sensor(powercap_root)
+        sensor = open_sensor(roots)
     except NoUsableSensorError as error:
         forbidden = isinstance(error, SensorPermissionError)
         return [
@@ -72,9 +81,39 @@ def _states(interface: str, powercap_root: Path) -> list[SensorState]:
                 remedy=error.next_step,
             )
         ]
-    sensor.close()
+    try:
+        checks, failures = _checked(sensor) if check else ((), ())
+    finally:
+        sensor.close()
     left_out = [
         SensorState(name=item.source, interface=interface, state="left out", reason=item.reason)
         for item in sensor.left_out
     ]
-    return [SensorState(name=name, interface=interface, state="usable", specs=sensor.specs), *left_out]
+    usable = SensorState(
+        name=name,
+        interface=interface,
+        state="usable",
+        specs=sensor.specs,
+        notes=(*sensor.notes, *_filtering(interface), *failures),
+        checks=checks,
+    )
+    return [usable, *left_out]
+
+
+def _filtering(interface: str) -> tuple[str, ...]:
+    rapl = interface in ("perf", "powercap", "pyjoules")
+    return (FILTERING_NOTE,) if rapl and energy_filtering_possible() else ()
+
+
+def _checked(sensor: RealSensor) -> tuple[tuple[CounterCheck, ...], tuple[str, ...]]:
+    """Counter against power of every GPU, and why it could not be told."""
+    checks: list[CounterCheck] = []
+    failures: list[str] = []
+    for gpu in sensor.gpus if isinstance(sensor, NvmlSensor) else ():
+        try:
+            check = check_counter(gpu)
+        except SensorReadError as error:
+            failures.append(str(error))
+        else:
+            checks += [check] if check else []
+    return tuple(checks), tuple(failures)

@@ -1,6 +1,6 @@
 """Joules of a command, by domain, gross and net.
 
-    idle window ─ begin ─ child process runs ─ end ─ joules
+    conditions ─ idle window ─ begin ─ child process runs ─ end ─ (idle window) ─ conditions ─ joules
 
 The child keeps its standard streams and its exit code. Its joules are the whole machine's while it ran; net
 is gross less idle power × duration, so it is the command's own only where nothing else ran beside it.
@@ -9,13 +9,14 @@ is gross less idle power × duration, so it is the command's own only where noth
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from math import hypot, inf
+from math import hypot, inf, sqrt
 from pathlib import Path
 
-from calibration_data import UsageError, WindowReading, total_domains
+from calibration_data import FLAG_MEANING, UsageError, WindowReading, total_domains
+from profiler.conditions import FILTERING_NOTE, Conditions, condition_notes
 from profiler.idle import IdleBaseline, measure_idle
 from profiler.meter import EnergyMeter
 from profiler.sensors import RealSensor
@@ -26,6 +27,7 @@ INTERRUPT_GRACE_S = 0.5
 TERMINATE_GRACE_S = 5.0
 """How long a child that was told to stop may take before it is killed."""
 
+STUCK = "stuck"
 DOCUMENT_SCHEMA = "calijoule/measurement"
 DOCUMENT_SCHEMA_VERSION = 1
 
@@ -37,10 +39,12 @@ class CommandEnergy:
     Attributes:
         domain: ``package-0``, ..., or ``total``.
         gross_j: energy while the command ran.
-        gross_u_j: its standard uncertainty from tick and resolution; the sensor's gain error comes on top.
+        gross_u_j: its standard uncertainty from tick and resolution, and from the sensor's gain where it is
+            known.
         net_j: gross less idle energy; None where the idle power is not known.
         net_u_j: standard uncertainty of ``net_j``.
         net_missing_reason: why there is no ``net_j``; empty where there is one.
+        flags: what to know about the reading, such as ``stuck``.
     """
 
     domain: str
@@ -49,6 +53,7 @@ class CommandEnergy:
     net_j: float | None
     net_u_j: float | None
     net_missing_reason: str
+    flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +66,11 @@ class MeasureResult:
         duration_s: from just before its start to just after its end.
         domains: one entry per domain.
         total: packages + DRAM + GPUs, each once, never the platform, cores or uncore; None where none of
-            the first is measured.
-        idle: the idle baseline; None if none was taken.
+            the first is measured or the counter of one is stuck.
+        idle: the idle baseline, of both windows together where two were taken; None if none was.
+        before: conditions before the command; None if nobody looked.
+        after: conditions after it.
+        notes: what a reader of the joules must know.
     """
 
     command: tuple[str, ...]
@@ -71,15 +79,27 @@ class MeasureResult:
     domains: tuple[CommandEnergy, ...]
     total: CommandEnergy | None
     idle: IdleBaseline | None
+    before: Conditions | None = None
+    after: Conditions | None = None
+    notes: tuple[str, ...] = ()
 
 
-def measure_command(argv: Sequence[str], meter: EnergyMeter, *, idle_s: float = 1.0) -> MeasureResult:
+def measure_command(
+    argv: Sequence[str],
+    meter: EnergyMeter,
+    *,
+    idle_s: float = 1.0,
+    idle_after: bool = False,
+    look: Callable[[], Conditions] | None = None,
+) -> MeasureResult:
     """Run a command in a measurement window.
 
     Args:
         argv: the command and its arguments; no shell reads them.
         meter: counts all domains.
         idle_s: length of the idle window before the command, in seconds; 0 for none.
+        idle_after: whether another follows the command, so that a drift of the idle power is seen.
+        look: reads the conditions before and after; nobody looks where not given.
 
     Raises:
         UsageError: the command cannot be started, or ``idle_s`` is negative or not finite.
@@ -88,18 +108,63 @@ def measure_command(argv: Sequence[str], meter: EnergyMeter, *, idle_s: float = 
     """
     if not 0 <= idle_s < inf:
         raise UsageError(f"The idle window cannot last {idle_s} s.")
+    before = look() if look else None
     idle = measure_idle(meter, idle_s) if idle_s else None
     with meter.window("command") as window:
         exit_code = _run(argv)
-    domains = tuple(_command_energy(domain, window.reading, idle) for domain in window.reading.energy_j)
+    after = look() if look else None
+    if idle and idle_after:
+        idle = mean_idle(idle, measure_idle(meter, idle_s))
+    reading = window.reading
+    domains = tuple(_command_energy(domain, reading, idle) for domain in reading.energy_j)
     return MeasureResult(
         command=tuple(argv),
         exit_code=exit_code,
-        duration_s=window.reading.duration_s,
+        duration_s=reading.duration_s,
         domains=domains,
         total=_total(domains),
         idle=idle,
+        before=before,
+        after=after,
+        notes=_notes(reading, before, after),
     )
+
+
+def mean_idle(first: IdleBaseline, second: IdleBaseline) -> IdleBaseline:
+    """The idle power between two windows, which may have drifted from one to the other.
+
+    In between it is taken to lie anywhere from one to the other: a rectangular distribution, whose standard
+    uncertainty joins those of the windows (GUM 4.3.7).
+    """
+    common = [domain for domain in first.power_w if domain in second.power_w]
+    drift_u_w = {domain: abs(second.power_w[domain] - first.power_w[domain]) / sqrt(12) for domain in common}
+    return IdleBaseline(
+        duration_s=first.duration_s + second.duration_s,
+        power_w={domain: (first.power_w[domain] + second.power_w[domain]) / 2 for domain in common},
+        standard_uncertainty_w={
+            domain: hypot(
+                drift_u_w[domain],
+                first.standard_uncertainty_w[domain] / 2,
+                second.standard_uncertainty_w[domain] / 2,
+            )
+            for domain in common
+        },
+    )
+
+
+def _notes(reading: WindowReading, before: Conditions | None, after: Conditions | None) -> tuple[str, ...]:
+    notes = [
+        f"{domain}: {FLAG_MEANING[flag]}"
+        for domain, flags in reading.flags.items()
+        for flag in flags
+        if flag != "unmoved" or "stuck" not in flags
+    ]
+    if before and after:
+        power_w = {domain: energy_j / reading.duration_s for domain, energy_j in reading.energy_j.items()}
+        notes += condition_notes(before, after, power_w=power_w)
+        if after.energy_filtering_possible:
+            notes.append(FILTERING_NOTE)
+    return tuple(notes)
 
 
 def _run(argv: Sequence[str]) -> int:
@@ -130,7 +195,7 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
 
 def _command_energy(domain: str, reading: WindowReading, idle: IdleBaseline | None) -> CommandEnergy:
     gross_j = reading.energy_j[domain]
-    gross_u_j = reading.quantisation_u_j[domain]
+    gross_u_j = reading.standard_uncertainty_j(domain)
     net_j = net_u_j = None
     reason = ""
     if gross_j == 0:
@@ -149,6 +214,7 @@ def _command_energy(domain: str, reading: WindowReading, idle: IdleBaseline | No
         net_j=net_j,
         net_u_j=net_u_j,
         net_missing_reason=reason,
+        flags=tuple(reading.flags.get(domain, ())),
     )
 
 
@@ -156,7 +222,7 @@ def _total(domains: Sequence[CommandEnergy]) -> CommandEnergy | None:
     """Sum of the domains that make the total, their uncertainties taken as independent."""
     counted = total_domains(energy.domain for energy in domains)
     parts = [energy for energy in domains if energy.domain in counted]
-    if not parts:
+    if not parts or any(STUCK in energy.flags for energy in parts):
         return None
     nets = [(energy.net_j, energy.net_u_j) for energy in parts]
     known = [(net_j, u_j) for net_j, u_j in nets if net_j is not None and u_j is not None]
@@ -187,6 +253,11 @@ def measurement_document(
         "domains": [_energy_document(energy) for energy in result.domains],
         "total": None if result.total is None else _energy_document(result.total),
         "idle": None if result.idle is None else asdict(result.idle),
+        "notes": list(result.notes),
+        "conditions": {
+            "before": None if result.before is None else result.before.document(),
+            "after": None if result.after is None else result.after.document(),
+        },
         "powercap_root": str(powercap_root),
         "sensors": [asdict(spec) for sensor in sensors for spec in sensor.specs],
         "left_out": [asdict(item) for sensor in sensors for item in sensor.left_out],

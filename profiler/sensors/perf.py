@@ -170,6 +170,8 @@ class PerfSensor:
         SensorPermissionError: this user may not open its events.
     """
 
+    notes: tuple[str, ...] = ()
+
     def __init__(
         self,
         root: Path = PERF_ROOT,

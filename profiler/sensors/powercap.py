@@ -135,6 +135,8 @@ class PowercapSensor:
         SensorPermissionError: a counter of the total exists and this user may not read it.
     """
 
+    notes: tuple[str, ...] = ()
+
     def __init__(self, root: Path = POWERCAP_ROOT) -> None:
         tree = find_zones(root)
         readable, unreadable = _readable(tree.zones)

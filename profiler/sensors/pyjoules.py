@@ -46,6 +46,8 @@ class PyJoulesSensor:
         SensorPermissionError: its counters may not be read.
     """
 
+    notes: tuple[str, ...] = ()
+
     def __init__(self, root: Path = POWERCAP_ROOT) -> None:
         zones = {zone.domain: zone.folder for zone in find_zones(root).zones}
         self._device = _configured_device(root, zones)

@@ -321,7 +321,10 @@ static void answer(gpu_t *gpu, field_value_t *value)
         if (field->id != value->fieldId || field->scope != value->scopeId)
             continue;
         value->nvmlReturn = field->result;
-        if (field->id == ENERGY) {
+        if (field->id < ENERGY) { /* a policy's time: its share, in ns */
+            value->valueType = UNSIGNED_LONG_LONG;
+            value->value.ullVal = field->share;
+        } else if (field->id == ENERGY) {
             value->valueType = UNSIGNED_LONG_LONG;
             value->value.ullVal = counter_mj(gpu);
         } else {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +37,10 @@ def nvml() -> Iterator[FakeNvml]:
 
 
 def run(root: Path, *arguments: str) -> Result:
-    return CliRunner().invoke(app, list(arguments), obj=Settings(powercap_root=root))
+    """Run a command without the chips of the machine that runs the tests."""
+    name, *rest = arguments
+    command = [name, "--hwmon-root", str(root / "no hwmon"), *rest]
+    return CliRunner().invoke(app, command, obj=Settings(powercap_root=root))
 
 
 def error_of(result: Result) -> CalijouleError:
@@ -159,3 +163,49 @@ def test_gpus_are_given_back_after_measuring(tmp_path: Path, nvml: FakeNvml) -> 
         "gpu-0",
     ]
     assert nvml.users == 0
+
+
+def test_the_recipe_is_scoped_to_a_group_and_names_the_side_channel(tmp_path: Path) -> None:
+    result = run(tmp_path, "devices", "--recipe")
+    assert result.exit_code == 0
+    for words in (
+        "CVE-2020-8694",
+        "/etc/udev/rules.d/70-rapl.rules",
+        "/etc/tmpfiles.d/rapl.conf",
+        "0440 root rapl",
+        "max_energy_range_uj",
+        "cap_perfmon",
+        "perf_event_paranoid",
+    ):
+        assert words in result.stdout
+    assert "0444" not in result.stdout
+    shell = subprocess.run(["sh", "-n"], input=result.stdout, text=True, capture_output=True, check=False)
+    assert (shell.returncode, shell.stderr) == (0, "")
+
+
+def test_devices_prints_notes_of_usable_sensors(tmp_path: Path, nvml: FakeNvml) -> None:
+    nvml.script(gpus=1)
+    nvml.set_state(0, mig=True)
+    result = run(amd(tmp_path / "powercap").root, "devices")
+    assert "note: NVIDIA GPU (NVML): gpu-0 is split by MIG" in result.stdout
+
+
+def test_a_counter_that_stands_still_gives_no_total(tmp_path: Path) -> None:
+    tree = amd(tmp_path / "powercap")
+    result = run(tree.root, "measure", "--json", "-", "--idle-s", "0", "--", "sleep", "0.05")
+    document = json.loads(result.stdout)
+    assert document["total"] is None
+    assert "stuck" in document["domains"][0]["flags"]
+    assert any(note.startswith("package-0: the counter should have moved") for note in document["notes"])
+    assert "No total: the counter of package-0 did not move" in result.stderr
+
+
+def test_conditions_stand_in_the_result(tmp_path: Path, nvml: FakeNvml) -> None:
+    nvml.script(gpus=1)
+    nvml.set_power(0, 100.0)
+    nvml.set_state(0, temperature_c=88, reasons=0x20)
+    options = ("--idle-s", "0.01", "--idle-after", "--json", "-")
+    result = run(tmp_path, "measure", *options, "--", "true")
+    document = json.loads(result.stdout)
+    assert document["conditions"]["after"]["gpus"]["gpu-0"]["temperature_c"] == 88
+    assert "gpu-0 ran slower: heat" in document["notes"]

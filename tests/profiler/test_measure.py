@@ -14,9 +14,10 @@ import pytest
 from fakes.powercap_tree import RANGE_UJ, PowercapTree, amd, client, server
 
 from calibration_data import CounterSpec, UsageError
+from profiler.conditions import Conditions
 from profiler.errors import ImplausiblePowerError, SensorReadError
-from profiler.idle import measure_idle
-from profiler.measure import MeasureResult, measure_command, measurement_document
+from profiler.idle import IdleBaseline, measure_idle
+from profiler.measure import MeasureResult, mean_idle, measure_command, measurement_document
 from profiler.meter import EnergyMeter
 from profiler.sensors import PowercapSensor
 from profiler.sensors.base import Reading
@@ -188,3 +189,28 @@ def test_the_document_is_json_with_whole_microjoules(tmp_path: Path) -> None:
     assert document["total"]["gross_uj"] == 1_234_567
     assert {spec["domain"] for spec in document["sensors"]} == set(domains)
     assert "intel-rapl-mmio:0" in document["left_out"][0]["source"]
+
+
+def test_idle_before_and_after_is_their_mean_and_drift_is_uncertainty() -> None:
+    before = IdleBaseline(
+        duration_s=1.0,
+        power_w={"package-0": 40.0, "dram-0": 5.0},
+        standard_uncertainty_w={"package-0": 0.6, "dram-0": 0.1},
+    )
+    after = IdleBaseline(
+        duration_s=1.0, power_w={"package-0": 46.0}, standard_uncertainty_w={"package-0": 0.8}
+    )
+    both = mean_idle(before, after)
+    assert both.duration_s == 2.0
+    assert both.power_w == {"package-0": 43.0}
+    # A rectangle from 40 W to 46 W has the standard deviation 6/√12; the means add 0.3 and 0.4 W.
+    assert both.standard_uncertainty_w["package-0"] == pytest.approx((36 / 12 + 0.25) ** 0.5)
+
+
+def test_conditions_are_looked_at_before_and_after_and_become_notes() -> None:
+    looks = iter([Conditions(), Conditions(cpu_throttle_events=3, power_limits_w={"package-0": 40.0})])
+    with EnergyMeter([SteadyMachine(package_0=40.0)]) as meter:
+        result = measure_command(["sleep", "0.05"], meter, idle_s=0, look=lambda: next(looks))
+    assert result.before == Conditions()
+    assert "the processor ran slower for heat (3 throttle events)" in result.notes
+    assert "package-0 ran at its power limit of 40 W" in result.notes
