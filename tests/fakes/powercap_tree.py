@@ -76,6 +76,13 @@ class PowercapTree:
         """Folder of the first zone that shows a counter."""
         return self._counters[counter].folders[0]
 
+    def folders(self, counter: str) -> list[Path]:
+        """Folders of all zones that show a counter."""
+        return list(self._counters[counter].folders)
+
+    def range_uj(self, counter: str) -> int:
+        return self._counters[counter].range_uj
+
     def energy_file(self, counter: str) -> Path:
         return self.folder(counter) / "energy_uj"
 

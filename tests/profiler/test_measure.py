@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from fakes.powercap_driver import PowercapDriver
 from fakes.powercap_tree import RANGE_UJ, PowercapTree, amd, client, server
 
 from calibration_data import CounterSpec, UsageError
@@ -24,20 +25,25 @@ from profiler.sensors.base import Reading
 
 
 class SteadyMachine:
-    """Counters of constant power on the real clock, in whole microjoules."""
+    """Counters of constant power on the real clock, in whole microjoules, that tick each millisecond."""
+
+    TICK_NS = 1_000_000
 
     def __init__(self, **power_w: float) -> None:
         self._power_w = {domain.replace("_", "-"): power for domain, power in power_w.items()}
         self.specs = tuple(
-            CounterSpec(domain=domain, interface="steady", source="test", resolution_uj=1, update_period_s=0)
+            CounterSpec(
+                domain=domain, interface="steady", source="test", resolution_uj=1, update_period_s=0.001
+            )
             for domain in self._power_w
         )
 
     def read(self) -> Reading:
         now_ns = time.monotonic_ns()
+        tick_ns = now_ns // self.TICK_NS * self.TICK_NS
         return Reading(
             time_ns=now_ns,
-            energy_uj={domain: int(power_w * now_ns) // 1000 for domain, power_w in self._power_w.items()},
+            energy_uj={domain: int(power_w * tick_ns) // 1000 for domain, power_w in self._power_w.items()},
         )
 
     def close(self) -> None:
@@ -55,44 +61,47 @@ def gross_j(result: MeasureResult) -> dict[str, float]:
 
 def test_idle_power_is_the_power_of_the_machine() -> None:
     with EnergyMeter([SteadyMachine(package_0=40.0, uncore_0=0.0)]) as meter:
-        idle = measure_idle(meter, 0.02)
-    assert idle.power_w == {"package-0": pytest.approx(40.0, rel=1e-3)}
-    assert 0 < idle.standard_uncertainty_w["package-0"] < 0.1
-    assert idle.duration_s >= 0.02
+        idle = measure_idle(meter, 0.1)
+    assert idle.power_w == {"package-0": pytest.approx(40.0, rel=0.02)}
+    assert 0 < idle.standard_uncertainty_w["package-0"] < 4.0
+    assert idle.duration_s >= 0.1
 
 
 def test_net_is_gross_less_idle_power_times_duration() -> None:
     with EnergyMeter([SteadyMachine(package_0=40.0, dram_0=5.0, psys=60.0)]) as meter:
-        result = measure_command([sys.executable, "-c", ""], meter, idle_s=0.05)
-    assert gross_j(result)["package-0"] == pytest.approx(40.0 * result.duration_s, rel=1e-3)
+        result = measure_command(["sleep", "0.1"], meter, idle_s=0.1)
+    assert gross_j(result)["package-0"] == pytest.approx(40.0 * result.duration_s, rel=0.02)
     assert result.total is not None
-    assert result.total.gross_j == pytest.approx(45.0 * result.duration_s, rel=1e-3)
+    assert result.total.gross_j == pytest.approx(45.0 * result.duration_s, rel=0.02)
     for energy in (*result.domains, result.total):
         assert energy.net_j is not None
         assert energy.net_u_j is not None
         assert energy.net_missing_reason == ""
-        assert abs(energy.net_j) < 1e-3 * energy.gross_j
+        assert abs(energy.net_j) < 0.04 * energy.gross_j
         assert energy.net_u_j >= energy.gross_u_j > 0
 
 
-def test_the_wrap_of_a_counter_while_the_command_runs_is_right_to_the_microjoule(tmp_path: Path) -> None:
+def test_the_wrap_of_a_counter_while_the_command_runs_is_undone(tmp_path: Path) -> None:
     tree = server(tmp_path / "powercap")
-    tree.set_uj("package-1", RANGE_UJ - 1_000_003)
-    file = tree.energy_file("package-1")
-    result = measured(tree, f"echo 2000000 > {file}; exit 3")
+    tree.set_uj("package-1", RANGE_UJ - 3_000_000)
+    power_w = {"package-0": 60.0, "dram-0": 8.0, "package-1": 40.0, "dram-1": 4.0}
+    with PowercapDriver(tree, power_w):
+        result = measured(tree, "sleep 0.2; exit 3")
     assert result.exit_code == 3
-    assert gross_j(result) == {"package-0": 0.0, "dram-0": 0.0, "package-1": 3.000003, "dram-1": 0.0}
+    for domain, energy_j in gross_j(result).items():
+        assert energy_j == pytest.approx(power_w[domain] * result.duration_s, rel=0.1)
     assert result.total is not None
-    assert result.total.gross_j == 3.000003
+    assert result.total.gross_j == pytest.approx(112.0 * result.duration_s, rel=0.1)
+    assert int(tree.energy_file("package-1").read_text()) < RANGE_UJ // 2
 
 
 def test_the_total_counts_packages_dram_and_gpus_once(tmp_path: Path) -> None:
     tree = client(tmp_path / "powercap")
-    files = {domain: tree.energy_file(domain) for domain in ("package-0", "core-0", "psys")}
-    result = measured(tree, "; ".join(f"echo 1500000 > {file}" for file in files.values()))
-    assert gross_j(result) == {"package-0": 1.5, "core-0": 1.5, "uncore-0": 0.0, "psys": 1.5}
+    with PowercapDriver(tree, {"package-0": 30.0, "core-0": 20.0, "uncore-0": 5.0, "psys": 45.0}):
+        result = measured(tree, "sleep 0.1")
     assert result.total is not None
-    assert result.total.gross_j == 1.5
+    assert result.total.gross_j == gross_j(result)["package-0"]
+    assert gross_j(result)["psys"] == pytest.approx(45.0 * result.duration_s, rel=0.2)
 
 
 def test_without_a_domain_of_the_total_there_is_no_total(tmp_path: Path) -> None:
