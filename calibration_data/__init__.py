@@ -12,9 +12,11 @@ from calibration_data.errors import (
     UsageError,
 )
 from calibration_data.quantities import (
+    FLAG_MEANING,
     CounterSpec,
     MemoryHierarchy,
     Provenance,
+    WindowFlag,
     WindowReading,
     Work,
     domain_kind,
@@ -25,6 +27,7 @@ from calibration_data.terms import TERMS, Term
 __version__ = "0.1.0"
 
 __all__ = [
+    "FLAG_MEANING",
     "TERMS",
     "CalijouleError",
     "CounterSpec",
@@ -35,6 +38,7 @@ __all__ = [
     "Provenance",
     "Term",
     "UsageError",
+    "WindowFlag",
     "WindowReading",
     "Work",
     "__version__",

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from math import isfinite
+from math import hypot, isfinite
 from typing import Literal
 
+from calibration_data.errors import MeasurementError
 from calibration_data.terms import POWER_TERMS, TERMS
 
 Provenance = Literal["measured", "inferred", "simulated", "literature"]
@@ -114,19 +115,45 @@ class CounterSpec:
     excludes: str = ""
 
 
+WindowFlag = Literal["short", "unmoved", "power changed", "slow read", "stuck"]
+"""What a reader of a window must know about one of its domains."""
+
+FLAG_MEANING: Mapping[WindowFlag, str] = {
+    "short": "the window is shorter than the counter's update period",
+    "unmoved": "the counter did not move",
+    "power changed": "the power changed about the edges of the window, so its share of a tick is uncertain",
+    "slow read": "reading the counter took long against its update period",
+    "stuck": "the counter should have moved and did not; its joules are no measurement",
+}
+
+NORMAL_COVERAGE_FACTOR = 1.96
+"""k of a 95 % interval from a normal distribution (GUM table G.1)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class WindowReading:
     """Joules of one measurement window.
 
+    The terms of the uncertainty stay apart, since repetition makes the first two smaller and never the
+    third; ``standard_uncertainty_j`` and ``interval_j`` combine them for reports.
+
     Attributes:
-        duration_s: elapsed time between the two readings, not the intended time.
+        duration_s: time between the two edges, not the intended time.
         energy_j: gross joules by domain.
-        quantisation_u_j: standard uncertainty by domain from the counter's tick and resolution.
+        quantisation_u_j: standard uncertainty by domain from the counter's ticks, their times and its
+            resolution.
+        repeatability_u_j: standard uncertainty by domain from the scatter of repeated windows; empty for a
+            single window.
+        gain_u_rel: relative standard uncertainty of the sensor's gain by domain; empty if nobody gave one.
+        flags: what to know, by domain.
     """
 
     duration_s: float
     energy_j: Mapping[str, float]
     quantisation_u_j: Mapping[str, float] = field(default_factory=dict)
+    repeatability_u_j: Mapping[str, float] = field(default_factory=dict)
+    gain_u_rel: Mapping[str, float] = field(default_factory=dict)
+    flags: Mapping[str, tuple[WindowFlag, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not (isfinite(self.duration_s) and self.duration_s > 0):
@@ -134,8 +161,33 @@ class WindowReading:
 
     @property
     def total_j(self) -> float:
-        """Joules of the total: packages + DRAM + GPUs."""
+        """Joules of the total: packages + DRAM + GPUs.
+
+        Raises:
+            MeasurementError: a counter of the total was stuck.
+        """
+        stuck = [domain for domain in total_domains(self.energy_j) if "stuck" in self.flags.get(domain, ())]
+        if stuck:
+            raise MeasurementError(
+                f"There is no total: {', '.join(stuck)} did not move.",
+                next_step="Check the sensor with: calijoule devices.",
+            )
         return sum(self.energy_j[domain] for domain in total_domains(self.energy_j))
+
+    def standard_uncertainty_j(self, domain: str) -> float:
+        """All terms of one domain in quadrature (GUM 5.1.2)."""
+        return hypot(
+            self.quantisation_u_j.get(domain, 0.0),
+            self.repeatability_u_j.get(domain, 0.0),
+            self.gain_u_rel.get(domain, 0.0) * self.energy_j[domain],
+        )
+
+    def interval_j(
+        self, domain: str, *, coverage_factor: float = NORMAL_COVERAGE_FACTOR
+    ) -> tuple[float, float]:
+        """Interval of one domain that contains its joules with about 95 % (k = 1.96); never below 0."""
+        half_j = coverage_factor * self.standard_uncertainty_j(domain)
+        return max(0.0, self.energy_j[domain] - half_j), self.energy_j[domain] + half_j
 
 
 @dataclass(frozen=True, kw_only=True)

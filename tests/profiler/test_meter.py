@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import statistics
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibration_data import CounterSpec, MeasurementError, UsageError, WindowReading
+from profiler.clock import MonotonicClock
+from profiler.counters import PLAUSIBLE_POWER_W
 from profiler.errors import (
     CounterResetError,
     ImplausiblePowerError,
@@ -20,7 +20,7 @@ from profiler.errors import (
     SensorReadError,
     WindowOrderError,
 )
-from profiler.meter import PLAUSIBLE_POWER_W, EnergyMeter, quantisation_u_j
+from profiler.meter import EnergyMeter
 from profiler.sensors.base import Reading
 
 RANGE_UJ = 262_143_328_850
@@ -100,6 +100,16 @@ class ConstantPower:
         pass
 
 
+class Following(MonotonicClock):
+    """Another clock's time, and actions in a thread."""
+
+    def __init__(self, clock: ScriptedClock) -> None:
+        self._clock = clock
+
+    def now_ns(self) -> int:
+        return self._clock.now_ns()
+
+
 @pytest.fixture
 def clock() -> ScriptedClock:
     return ScriptedClock()
@@ -112,7 +122,7 @@ def sensor(clock: ScriptedClock) -> ConstantPower:
 
 @pytest.fixture
 def meter(sensor: ConstantPower, clock: ScriptedClock) -> EnergyMeter:
-    return EnergyMeter([sensor], clock=clock)
+    return EnergyMeter([sensor], clock=clock, align="never")
 
 
 def test_a_window_is_power_times_time(meter: EnergyMeter, clock: ScriptedClock) -> None:
@@ -150,7 +160,7 @@ def test_any_number_of_wraps_is_exact_to_the_microjoule(
     clock = ScriptedClock()
     sensor = ConstantPower(clock, {"package-0": power_uw}, range_uj=range_uj)
     clock.advance(before_s)
-    with EnergyMeter([sensor], clock=clock) as meter:
+    with EnergyMeter([sensor], clock=clock, align="never") as meter:
         begin_ns = clock.now_ns()
         with meter.window() as window:
             clock.advance(duration_s)
@@ -160,7 +170,7 @@ def test_any_number_of_wraps_is_exact_to_the_microjoule(
 
 def test_an_hour_through_seven_wraps(clock: ScriptedClock) -> None:
     sensor = ConstantPower(clock, {"package-0": 560_000_000})
-    with EnergyMeter([sensor], clock=clock) as meter, meter.window() as window:
+    with EnergyMeter([sensor], clock=clock, align="never") as meter, meter.window() as window:
         clock.advance(3600)
     assert 3600 * 560_000_000 // RANGE_UJ == 7
     assert window.reading.energy_j == {"package-0": 3600 * 560.0}
@@ -176,7 +186,7 @@ def test_the_poller_runs_in_a_thread_of_this_process() -> None:
             return super().read()
 
     sensor = Counting(ScriptedClock(), {"package-0": 0}, range_uj=1_000)
-    with EnergyMeter([sensor]) as meter:
+    with EnergyMeter([sensor], clock=Following(sensor.clock), align="never") as meter:
         meter.begin("window")
         assert enough.wait(30)
         sensor.clock.advance(1)
@@ -255,7 +265,7 @@ def test_power_that_no_part_can_draw_is_an_error_of_every_open_window(
 
 def test_a_counter_without_range_that_falls_is_an_error(clock: ScriptedClock) -> None:
     sensor = ConstantPower(clock, {"gpu-0": 10_000_000}, range_uj=None, added_uj=5_000_000)
-    meter = EnergyMeter([sensor], clock=clock)
+    meter = EnergyMeter([sensor], clock=clock, align="never")
     meter.begin("window")
     clock.advance(0.1)
     sensor.added_uj = 0
@@ -265,7 +275,7 @@ def test_a_counter_without_range_that_falls_is_an_error(clock: ScriptedClock) ->
 
 def test_what_a_counter_does_between_windows_is_no_matter(clock: ScriptedClock) -> None:
     sensor = ConstantPower(clock, {"gpu-0": 10_000_000}, range_uj=None, added_uj=5_000_000)
-    meter = EnergyMeter([sensor], clock=clock)
+    meter = EnergyMeter([sensor], clock=clock, align="never")
     for added_uj in (5_000_000, 0, 900_000_000):
         sensor.added_uj = added_uj
         with meter.window() as window:
@@ -291,12 +301,12 @@ def test_sensors_must_be_there_and_differ(sensor: ConstantPower, clock: Scripted
     with pytest.raises(SensorMissingError):
         EnergyMeter([])
     with pytest.raises(UsageError, match="same name"):
-        EnergyMeter([sensor, sensor], clock=clock)
+        EnergyMeter([sensor, sensor], clock=clock, align="never")
 
 
 def test_several_sensors_join_in_one_reading(sensor: ConstantPower, clock: ScriptedClock) -> None:
     gpu = ConstantPower(clock, {"gpu-0": 300_000_000}, range_uj=None)
-    meter = EnergyMeter([sensor, gpu], clock=clock)
+    meter = EnergyMeter([sensor, gpu], clock=clock, align="never")
     assert [spec.domain for spec in meter.specs] == ["package-0", "dram-0", "gpu-0"]
     with meter.window() as window:
         clock.advance(1)
@@ -308,11 +318,14 @@ def test_the_device_is_synchronised_before_each_edge_is_read(
 ) -> None:
     reads_at_synchronisation = []
     meter = EnergyMeter(
-        [sensor], clock=clock, synchronize=lambda: reads_at_synchronisation.append(sensor.reads)
+        [sensor],
+        clock=clock,
+        align="never",
+        synchronize=lambda: reads_at_synchronisation.append(sensor.reads),
     )
     with meter.window():
         clock.advance(1)
-    assert reads_at_synchronisation == [0, 1]
+    assert reads_at_synchronisation == [1, 2]
 
 
 def test_a_decorated_function_reports_each_call(meter: EnergyMeter, clock: ScriptedClock) -> None:
@@ -327,16 +340,3 @@ def test_a_decorated_function_reports_each_call(meter: EnergyMeter, clock: Scrip
     ((name, reading),) = reports
     assert name.endswith("work")
     assert reading.energy_j["dram-0"] == 36.0
-
-
-def test_the_quantisation_term_is_the_spread_of_windows_at_random_phase() -> None:
-    """A counter that ticks is read at random moments: the spread of its error is what the term says."""
-    rng = random.Random(1)
-    power_w, tick_s = 80.0, 0.1
-    spec = CounterSpec(domain="gpu-0", interface="test", source="test", update_period_s=tick_s)
-    errors_j = []
-    for _ in range(20_000):
-        start_s, duration_s = rng.uniform(0, 10), rng.uniform(1, 2)
-        ticks = (start_s + duration_s) // tick_s - start_s // tick_s
-        errors_j.append(power_w * (ticks * tick_s - duration_s))
-    assert quantisation_u_j(spec, power_w * 1.5, 1.5) == pytest.approx(statistics.pstdev(errors_j), rel=0.03)

@@ -1,0 +1,172 @@
+"""Ticks of the counters: waiting for them, and finding out how they come.
+
+No wait is endless: a counter that does not move in two of its update periods is stuck or idle, which the
+caller is told.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from functools import reduce
+from itertools import pairwise
+from math import gcd, sqrt
+
+from calibration_data import total_domains
+from profiler.clock import Clock
+from profiler.counters import Counters, Tick, TickTiming
+
+LONGEST_WAIT_PERIODS = 2.0
+"""A counter that does not move in this many update periods is not waited for any longer."""
+
+MIN_TICKS = 8
+MIN_DISCOVERY_S = 0.02
+SILENCE_S = 0.12
+"""A counter that has not ticked for so long, and for three of its periods, is taken to be idle."""
+
+LONGEST_DISCOVERY_S = 2.5
+
+SPIN_BELOW_S = 0.005
+"""Ticks that come faster are watched without a pause between reads; sleeping takes too long."""
+
+POLLS_PER_PERIOD = 500
+"""Reads in an update period while a slow counter is watched: a tick is then known to 0.2 % of it."""
+
+KNOWN_STEPS_UJ = (1e6 / 2**14, 1e6 / 2**16)
+"""Energy units of RAPL counters: 2⁻¹⁴ J is the default, 2⁻¹⁶ J that of server DRAM and AMD parts (Intel SDM
+vol. 3B, RAPL interfaces). The kernel rounds them to whole microjoules."""
+
+
+def leading_domains(domains: Iterable[str]) -> tuple[str, ...]:
+    """The domains whose ticks decide: those of the total; all, if none of these is there."""
+    names = tuple(domains)
+    return total_domains(names) or names
+
+
+def wait_for_ticks(counters: Counters, clock: Clock, domains: Iterable[str]) -> dict[str, list[Tick]]:
+    """Read until each of some counters has moved, or has had two update periods to do so.
+
+    Returns:
+        The ticks that were seen, in order, of every counter that moved, whether it was waited for or not.
+
+    Raises:
+        MeasurementError: a reading failed or cannot be trusted.
+    """
+    watch = _Watch(counters, clock, domains)
+    waiting = set(watch.domains)
+    while waiting:
+        elapsed_s = watch.read()
+        waiting = {
+            domain
+            for domain in waiting
+            if domain not in watch.seen
+            and elapsed_s < LONGEST_WAIT_PERIODS * counters.timing[domain].period_s
+        }
+    return watch.seen
+
+
+def discover_ticks(counters: Counters, clock: Clock) -> None:
+    """Watch the counters for some ticks and note how they come in ``counters.timing``.
+
+    A counter that does not tick keeps the timing of its spec. Takes eight ticks of the slowest leading
+    counter or 20 ms, whichever is longer, and never more than 2.5 s.
+
+    Raises:
+        MeasurementError: a reading failed or cannot be trusted.
+    """
+    counters.read()
+    watch = _Watch(counters, clock, leading_domains(counters.specs))
+    elapsed_s = 0.0
+    while elapsed_s < MIN_DISCOVERY_S or not all(
+        len(watch.seen.get(domain, ())) > MIN_TICKS
+        or (domain not in watch.seen and elapsed_s > max(SILENCE_S, 3 * counters.timing[domain].period_s))
+        for domain in watch.domains
+    ):
+        elapsed_s = watch.read()
+        if elapsed_s > LONGEST_DISCOVERY_S:
+            break
+    for domain, ticks in watch.seen.items():
+        timing = timing_of(ticks)
+        if timing is not None:
+            counters.timing[domain] = timing
+
+
+def timing_of(ticks: Sequence[Tick]) -> TickTiming | None:
+    """Period, jitter, resolution and variation of power.
+
+    Args:
+        ticks: one after the other; those that were not seen closely do not count.
+
+    Returns:
+        None if there are too few to tell.
+    """
+    pairs = [(before, after) for before, after in pairwise(ticks) if before.sharp and after.sharp]
+    if len(pairs) < MIN_TICKS / 2:
+        return None
+    intervals_s = [after.time_s - before.time_s for before, after in pairs]
+    steps_uj = [after.total_uj - before.total_uj for before, after in pairs]
+    # A tick between two reads is seen up to half of the gap early or late.
+    seen_u_s = sqrt(2 / 3) * statistics.median(after.half_width_s for _, after in pairs)
+    powers_w = [step * 1e-6 / interval for step, interval in zip(steps_uj, intervals_s, strict=True)]
+    noise_w = statistics.mean(powers_w) * seen_u_s / statistics.mean(intervals_s)
+    return TickTiming(
+        period_s=statistics.median(intervals_s),
+        jitter_s=max(seen_u_s, statistics.stdev(intervals_s)),
+        resolution_uj=step_uj(steps_uj),
+        variation_w=_variation_w(powers_w, noise_w),
+        power_w=sum(steps_uj) * 1e-6 / sum(intervals_s),
+        discovered=True,
+    )
+
+
+def step_uj(differences_uj: Sequence[int]) -> float:
+    """The largest step that every difference is a multiple of, to the microjoule of rounding."""
+    common = float(reduce(gcd, differences_uj))
+    for known in KNOWN_STEPS_UJ:
+        if known > common and all(
+            abs(moved - round(moved / known) * known) <= 1 and moved >= known / 2 for moved in differences_uj
+        ):
+            return known
+    return common
+
+
+def _variation_w(powers_w: Sequence[float], noise_w: float) -> float:
+    """Standard deviation from tick to tick, less what the times of the ticks explain.
+
+    A power that is the same in most ticks and has stepped once is steady: what happens between two ticks
+    is like its neighbours. So the typical step decides, not the largest.
+    """
+    typical_w = statistics.median(abs(after - before) for before, after in pairwise(powers_w))
+    if typical_w <= 3 * noise_w:
+        return 0.0
+    return statistics.stdev(powers_w)
+
+
+class _Watch:
+    """Reads again and again, at a pace that fits the fastest of the watched counters, and notes ticks."""
+
+    def __init__(self, counters: Counters, clock: Clock, domains: Iterable[str]) -> None:
+        self.domains = tuple(domains)
+        self.seen: dict[str, list[Tick]] = {}
+        self._counters = counters
+        self._clock = clock
+        fastest_s = min((counters.timing[domain].period_s for domain in self.domains), default=0.0)
+        self._pause_s = fastest_s / POLLS_PER_PERIOD
+        self._sleeps = fastest_s >= SPIN_BELOW_S
+        self._started_ns = self._last_ns = clock.now_ns()
+
+    def read(self) -> float:
+        """Read once; seconds since this watch was made."""
+        if self._sleeps:
+            self._clock.sleep(self._pause_s)
+        before = self._counters.ticks()
+        self._counters.read()
+        for domain, tick in self._counters.ticks().items():
+            if tick.total_uj != before[domain].total_uj:
+                self.seen.setdefault(domain, []).append(tick)
+        now_ns = self._clock.now_ns()
+        if now_ns <= self._last_ns:
+            # Reading costs no time on a virtual clock.
+            self._clock.sleep(self._pause_s)
+        self._last_ns = now_ns
+        return (now_ns - self._started_ns) * 1e-9

@@ -1,0 +1,262 @@
+"""Joules of one window in one domain, and their uncertainty, from the ticks around its edges.
+
+    opening tick ─ begin ═══════════ work ═══════════ end ┈┈┈ tail ┈┈┈ closing tick
+         t0          b                                 e                    t1
+
+What the counter moved from ``t0`` to ``t1`` belongs to a span that is a little longer than the window; the
+energy outside the window is taken off:
+
+    no tick watched     E = ΔE                                         the ticks are the uncertainty
+    steady power        E = ΔE · (e - b) / (t1 - t0)                   nothing to know but times
+    changing power      E = ΔE - P_head · (b - t0) - P_tail · (t1 - e)  P_tail from the update period after
+                                                                       the tail if there is one, else from
+                                                                       that in which the window ends
+
+Power counts as changing where the last update period differs from the whole, where the power before the
+window did, or where it changed from tick to tick when the counter was discovered. The uncertainties of the
+tail and of the ticks' times are rectangular distributions (GUM 4.3.7) and join in quadrature.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import hypot, sqrt
+
+from calibration_data import WindowFlag
+from profiler.counters import IDLE_PERIODS, PLAUSIBLE_POWER_W, Tick, TickTiming
+
+SIGNIFICANT = 3.0
+"""Two powers differ if they are this many standard uncertainties apart."""
+
+STEADY_REL = 0.002
+"""Powers that differ by less count as one; nothing is steadier."""
+
+WITHIN_TICK = 2.0
+"""Power varies more within an update period than its means from one to the next. Square waves with about
+two ticks in their period, the least favourable, need this factor for intervals that hold
+(benchmarks/windows.py)."""
+
+NEGLIGIBLE = 5e-4
+"""A tail that is uncertain by less than this part of the window's energy needs no further tick."""
+
+LONG_READ_S = 0.05
+"""Where the edges and their reads are this far apart, what was counted is scaled to the window."""
+
+SHORT_TICKS = 1.0
+"""Windows below this many update periods are called short."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """One domain's ticks around a window.
+
+    Attributes:
+        domain: its name.
+        begin_s, end_s: edges of the window.
+        opening: last tick before the begin.
+        at_end: last tick before the end.
+        closing: the tick up to which energy is counted: the first after the end if the end was aligned,
+            else ``at_end``.
+        following: the tick after ``closing``, where it was waited for.
+        read_s: time from the reading that saw ``opening`` to that which saw ``at_end``.
+        outside_w: mean power between the window before (or the discovery) and this one; None if unknown.
+        timing: how the counter ticks.
+    """
+
+    domain: str
+    begin_s: float
+    end_s: float
+    opening: Tick
+    at_end: Tick
+    closing: Tick
+    following: Tick | None
+    read_s: float
+    outside_w: float | None
+    timing: TickTiming
+
+    @property
+    def duration_s(self) -> float:
+        """Length of the window."""
+        return self.end_s - self.begin_s
+
+    @property
+    def length_s(self) -> float:
+        """Time from the opening to the closing tick."""
+        return self.closing.time_s - self.opening.time_s
+
+    @property
+    def moved_j(self) -> float:
+        """Energy from the opening to the closing tick."""
+        return (self.closing.total_uj - self.opening.total_uj) * 1e-6
+
+    @property
+    def tail_s(self) -> float:
+        """Time from the end to the closing tick; negative if that was before the end."""
+        return self.closing.time_s - self.end_s
+
+    @property
+    def aligned(self) -> bool:
+        """Whether both edges were watched."""
+        return self.opening.sharp and self.closing.sharp and self.closing.total_uj != self.at_end.total_uj
+
+    @property
+    def mean_w(self) -> float:
+        """Mean power from tick to tick."""
+        return self.moved_j / self.length_s
+
+    @property
+    def mean_u_w(self) -> float:
+        """Standard uncertainty of ``mean_w`` from the times of its ticks."""
+        return self.mean_w * self.edges_u_s / self.length_s
+
+    @property
+    def edges_u_s(self) -> float:
+        """Standard uncertainty of ``length_s``."""
+        return hypot(self.opening.half_width_s, self.closing.half_width_s) / sqrt(3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowEnergy:
+    """Joules of one domain, the standard uncertainty from tick, times and resolution, and what to know."""
+
+    energy_j: float
+    u_j: float
+    flags: tuple[WindowFlag, ...] = ()
+
+
+def window_energy(span: Span) -> WindowEnergy:
+    """Energy between the edges of a window."""
+    flags: tuple[WindowFlag, ...] = ()
+    if span.duration_s < SHORT_TICKS * span.timing.period_s:
+        flags += ("short",)
+    if span.moved_j <= 0 or span.length_s <= 0:
+        return _unmoved(span, flags)
+    if not (span.opening.sharp or span.closing.sharp):
+        return replace(_unwatched(span), flags=flags)
+    if not (span.aligned and power_changes(span)):
+        return WindowEnergy(energy_j=_at_mean_power(span), u_j=_steady_u_j(span), flags=flags)
+    return replace(_changing(span), flags=(*flags, "power changed"))
+
+
+def power_changes(span: Span) -> bool:
+    """Whether the power near the end is known to differ from that of the whole."""
+    return span.timing.variation_w > 0 or last_period_differs(span) or outside_differs(span)
+
+
+def needs_following_tick(span: Span) -> bool:
+    """Whether the power just after an aligned window would make its energy better known."""
+    if not span.aligned or span.length_s <= 0 or span.moved_j <= 0:
+        return False
+    difference_w = 0.0
+    if last_period_differs(span):
+        difference_w = abs((span.closing.power_w or 0.0) - span.mean_w)
+    if outside_differs(span):
+        difference_w = max(difference_w, abs((_outside(span)[0] or 0.0) - span.mean_w))
+    return difference_w * span.tail_s > NEGLIGIBLE * _at_mean_power(span)
+
+
+def last_period_differs(span: Span) -> bool:
+    """Whether the update period in which the window ends differs from the whole window."""
+    last_w = span.closing.power_w
+    return last_w is not None and _differ(span, last_w, span.closing.power_u_w)
+
+
+def outside_differs(span: Span) -> bool:
+    """Whether the power before the window differs from that of the window, beyond its usual variation."""
+    outside_w, u_w = _outside(span)
+    return outside_w is not None and _differ(span, outside_w, hypot(u_w, span.timing.variation_w))
+
+
+def _outside(span: Span) -> tuple[float | None, float]:
+    """Power just before the window, else the mean since the window before; and its uncertainty."""
+    if span.opening.power_w is not None:
+        return span.opening.power_w, span.opening.power_u_w
+    return span.outside_w, 0.0
+
+
+def _differ(span: Span, power_w: float, u_w: float) -> bool:
+    floor_w = STEADY_REL * span.mean_w + span.timing.resolution_uj * 1e-6 / span.timing.period_s
+    return abs(power_w - span.mean_w) > SIGNIFICANT * hypot(u_w, span.mean_u_w) + floor_w
+
+
+def _at_mean_power(span: Span) -> float:
+    return span.moved_j * span.duration_s / span.length_s
+
+
+def _steady_u_j(span: Span) -> float:
+    share = span.duration_s / span.length_s
+    step_u_j = span.timing.resolution_uj * 1e-6 / sqrt(6)
+    return share * hypot(span.mean_w * span.edges_u_s, step_u_j)
+
+
+def _unmoved(span: Span, flags: tuple[WindowFlag, ...]) -> WindowEnergy:
+    """The counter stood still: as much as it can have missed, if its power is known at all."""
+    known_w = span.outside_w
+    if known_w is None:
+        known_w = PLAUSIBLE_POWER_W if span.duration_s < IDLE_PERIODS * span.timing.period_s else 0.0
+    u_j = hypot(known_w * span.timing.period_s, span.timing.resolution_uj * 1e-6) / sqrt(6)
+    return WindowEnergy(energy_j=0.0, u_j=u_j, flags=(*flags, "unmoved"))
+
+
+def _unwatched(span: Span) -> WindowEnergy:
+    """What the counter moved: right on average over windows at random phase, however short they are."""
+    energy_j = span.moved_j
+    if abs(span.read_s - span.duration_s) > max(LONG_READ_S, span.timing.period_s):
+        # The reads themselves took long: what was counted belongs to them too.
+        energy_j *= span.duration_s / span.read_s
+    half_widths_s = [
+        max(tick.half_width_s, span.timing.period_s / 2) for tick in (span.opening, span.closing)
+    ]
+    edges_u_j = energy_j / span.duration_s * hypot(*half_widths_s) / sqrt(3)
+    return WindowEnergy(energy_j=energy_j, u_j=hypot(edges_u_j, span.timing.resolution_uj * 1e-6 / sqrt(6)))
+
+
+def _changing(span: Span) -> WindowEnergy:
+    head_s = span.begin_s - span.opening.time_s
+    head_w = span.mean_w if span.opening.power_w is None else span.opening.power_w
+    following = span.following
+    closing_share = 1.0
+    if following is not None and following.power_w is not None:
+        # The closing tick is an end of the tail and of the period whose power the tail is given.
+        periods = span.tail_s / (following.time_s - span.closing.time_s)
+        closing_share += periods
+        tail_w = following.power_w
+        tail_u_j = tail_w * periods * following.half_width_s / sqrt(3)
+    else:
+        tail_w, tail_u_j = _tail_within(span)
+    energy_j = span.moved_j - head_w * head_s - tail_w * span.tail_s
+    # The power at each edge is near that of its own update period.
+    closing_u_j = closing_share * tail_w * span.closing.half_width_s
+    edges_u_j = hypot(head_w * span.opening.half_width_s, closing_u_j) / sqrt(3)
+    step_u_j = span.timing.resolution_uj * 1e-6 / sqrt(6)
+    varies_w = WITHIN_TICK * span.timing.variation_w
+    head_u_j = max(varies_w, abs(head_w - span.mean_w) / sqrt(3)) * abs(head_s)
+    return WindowEnergy(
+        energy_j=max(0.0, energy_j), u_j=sqrt(edges_u_j**2 + step_u_j**2 + head_u_j**2 + tail_u_j**2)
+    )
+
+
+def _tail_within(span: Span) -> tuple[float, float]:
+    """Power of the update period in which the window ends, split at the end by time.
+
+    If the power in the two parts y and x of that period has independent deviations of σ, the split of their
+    known sum is uncertain by σ·x·y/√(x² + y²).
+    """
+    period_s = span.timing.period_s
+    if span.at_end.total_uj == span.opening.total_uj:
+        period_s = span.length_s
+    elif span.at_end.sharp:
+        period_s = span.closing.time_s - span.at_end.time_s
+    last_w = span.mean_w if span.closing.power_w is None else span.closing.power_w
+    after_s = span.tail_s
+    # Where the period began is known no better than the ticks come regularly.
+    before_s = max(span.timing.jitter_s, period_s - after_s)
+    sigma_w = WITHIN_TICK * span.timing.variation_w
+    if last_period_differs(span):
+        sigma_w = max(sigma_w, abs(last_w - span.mean_w))
+    split_u_j = sigma_w * after_s * before_s / hypot(after_s, before_s)
+    period_u_j = span.closing.power_u_w * after_s
+    outside_u_j = 0.0
+    if outside_differs(span):
+        outside_u_j = abs(last_w - (_outside(span)[0] or 0.0)) * after_s / sqrt(3)
+    return last_w, sqrt(split_u_j**2 + period_u_j**2 + outside_u_j**2)
