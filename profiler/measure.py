@@ -8,9 +8,11 @@ is gross less idle power × duration, so it is the command's own only where noth
 
 from __future__ import annotations
 
+import signal
 import subprocess
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from math import hypot, inf, sqrt
 from pathlib import Path
@@ -169,15 +171,33 @@ def _notes(reading: WindowReading, before: Conditions | None, after: Conditions 
 
 def _run(argv: Sequence[str]) -> int:
     try:
-        child = subprocess.Popen(argv)
+        with _interrupts_kept() as interrupts:
+            child = subprocess.Popen(argv)
     except OSError as error:
         raise UsageError(f"{argv[0]} cannot be started: {error.strerror}.") from error
     try:
+        if interrupts:
+            raise KeyboardInterrupt
         code = child.wait()
     except BaseException:
         _stop(child)
         raise
     return code if code >= 0 else 128 - code
+
+
+@contextmanager
+def _interrupts_kept() -> Iterator[list[int]]:
+    """Keep Ctrl-C until the body is through: a child that is being made could not be stopped yet."""
+    kept: list[int] = []
+    # Only the main thread has signals.
+    if threading.current_thread() is not threading.main_thread():
+        yield kept
+        return
+    previous = signal.signal(signal.SIGINT, lambda number, _frame: kept.append(number))
+    try:
+        yield kept
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:

@@ -18,7 +18,7 @@ from profiler.errors import SensorMissingError, SensorPermissionError, SensorRea
 from profiler.sensors.base import Reading
 from profiler.sensors.hwmon_channels import Channel, find_channels
 from profiler.sensors.left_out import LeftOut
-from profiler.sensors.power_integral import POLL_PERIOD_S, PowerIntegral
+from profiler.sensors.power_integral import POLL_PERIOD_S, integral_of
 from profiler.sensors.powercap import read_counter_uj
 
 HWMON_ROOT = Path("/sys/class/hwmon")
@@ -57,11 +57,7 @@ class HwmonSensor:
                 f"No chip at {root} tells energy or power. {reasons}".rstrip(),
                 next_step="Boards with power monitors do (a Jetson's INA3221); most PCs have none.",
             )
-        self._integrals = {
-            spec.domain: PowerIntegral(spec.domain, tick_s=spec.update_period_s or 0.0)
-            for spec in self.specs
-            if spec.kind == "power"
-        }
+        self._integrals = {spec.domain: integral_of(spec) for spec in self.specs if spec.kind == "power"}
         self.notes = tuple(f"{domain}: power, integrated" for domain in self._integrals)
         if self._integrals:
             self._poll()

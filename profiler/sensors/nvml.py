@@ -17,7 +17,7 @@ from profiler.errors import SensorMissingError, SensorPermissionError, SensorRea
 from profiler.sensors.base import Reading
 from profiler.sensors.left_out import LeftOut
 from profiler.sensors.nvml_gpu import Gpu, find_gpu
-from profiler.sensors.power_integral import POLL_PERIOD_S, PowerIntegral
+from profiler.sensors.power_integral import POLL_PERIOD_S, integral_of
 
 
 class NvmlSensor:
@@ -55,11 +55,7 @@ class NvmlSensor:
                 f"No NVIDIA GPU with an energy counter or a power reading. {reasons}".rstrip(),
                 next_step="Energy counters come with Volta and newer boards; a Jetson has rails under hwmon.",
             )
-        self._integrals = {
-            spec.domain: PowerIntegral(spec.domain, tick_s=spec.update_period_s or 0.0)
-            for spec in self.specs
-            if spec.kind == "power"
-        }
+        self._integrals = {spec.domain: integral_of(spec) for spec in self.specs if spec.kind == "power"}
         if self._integrals:
             self._poll()
             self._stop_polling = (clock or MonotonicClock()).every(POLL_PERIOD_S, self._poll)
@@ -78,8 +74,10 @@ class NvmlSensor:
         energy_uj: dict[str, int] = {}
         started_ns = time.monotonic_ns()
         for gpu in self.gpus:
+            # Also where there is no counter: then a tick is seen when it comes, not at the next poll.
+            energy_mj = self._take(gpu)
             if gpu.has_counter:
-                energy_uj[gpu.domain] = 1000 * self._take(gpu)
+                energy_uj[gpu.domain] = 1000 * energy_mj
             for domain in gpu.integrated:
                 energy_uj[domain] = self._integrals[domain].energy_uj(time.monotonic_ns())
         ended_ns = time.monotonic_ns()

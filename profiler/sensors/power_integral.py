@@ -1,27 +1,38 @@
 """Energy from samples of power, where a part has no energy counter.
 
-    E = Σ (Pᵢ + Pᵢ₊₁)/2 · (tᵢ₊₁ − tᵢ)
+    shown power   ─── v₁ ───┐          ┌─── v₃ ───     vₖ is the mean of the update period before tick k
+                            └─── v₂ ───┘
+    tick                    2          3               E += vₖ · (tₖ − tₖ₋₁)
 
-    samples   | | | | | | | | | | | | |      every 20 ms, by a poller in this process
-    counter   |         |         |          shows the integral once in an update period
+What a sensor shows is about the time before it showed it, so each value is booked, when it appears, for the
+time since the value before it. (Summing up samples as they come would book it one period late: a sine or a
+square wave then reads as its own past.) A tick is seen as a change of the value; a value that does not
+change ticks at its nominal period. Power that the hardware averages for longer than it takes to update is
+booked once in its averaging window.
 
-To a meter it is a cumulative counter in µJ like any other. It ticks as seldom as the power says something
-new: once in its update period or in the time over which the hardware averages it, whichever is longer, so
-that nothing finer is taken for known. Two samples that lie too far apart, or a failed one, make the next
-read an error; after it the integral goes on.
+To a meter all this is a cumulative counter in µJ like any other. Two samples that lie too far apart, or a
+failed one, make the next read an error; after it the integral goes on.
 """
 
 from __future__ import annotations
 
 import threading
 
+from calibration_data import CounterSpec
 from profiler.errors import SensorReadError
 
-POLL_PERIOD_S = 0.02
-"""Five samples in each update of a present GPU, one in each of a Volta (arXiv 2312.02741)."""
+POLL_PERIOD_S = 0.01
+"""Ten samples in each update of a present GPU, two in each of a Volta (arXiv 2312.02741)."""
 
 MAX_GAP_S = 0.4
 """Four updates: what power did in a longer gap is not known."""
+
+LATEST_TICK = 1.15
+"""A value that has not changed for this many periods has been shown anew: updates come up to 4 % late
+(arXiv 2312.02741), and are seen one poll later."""
+
+AVERAGED_FROM_S = 0.5
+"""Powers with a longer averaging window than this are updated within it (field 185: 1 s, each 0.1 s)."""
 
 _NS_PER_S = 1_000_000_000
 
@@ -31,36 +42,47 @@ class PowerIntegral:
 
     Args:
         domain: whose power it is.
-        tick_s: how often the energy that it shows moves; 0 for every sample.
+        tick_s: update period of the power, and the time after which a value that does not change is booked;
+            0 if every sample is a new value.
+        averages: whether the power is a mean over ``tick_s`` however often it is updated.
         max_gap_s: longest time between two samples that is integrated over.
     """
 
-    def __init__(self, domain: str, *, tick_s: float = 0.0, max_gap_s: float = MAX_GAP_S) -> None:
+    def __init__(
+        self, domain: str, *, tick_s: float = 0.0, averages: bool = False, max_gap_s: float = MAX_GAP_S
+    ) -> None:
         self.domain = domain
-        # A sample that comes half a poll early still ends the tick.
-        self._tick_ns = round(max(0.0, tick_s - POLL_PERIOD_S / 2) * _NS_PER_S)
+        self._tick_ns = round(tick_s * _NS_PER_S)
+        self._averages = averages
         self._max_gap_ns = round(max_gap_s * _NS_PER_S)
         self._lock = threading.Lock()
-        self._twice_uw_ns = 0
-        self._shown_uj = 0
-        self._shown_ns = 0
+        self._uw_ns = 0
+        self._booked_ns = 0
         self._last: tuple[int, int] | None = None
         self._failure: SensorReadError | None = None
 
     def add(self, time_ns: int, power_uw: int) -> None:
         """Take a sample; one that is older than the last says nothing new."""
         with self._lock:
-            if self._last is not None:
-                last_ns, last_uw = self._last
-                elapsed_ns = time_ns - last_ns
-                if elapsed_ns <= 0:
-                    return
-                self._note_gap(elapsed_ns)
-                self._twice_uw_ns += (last_uw + power_uw) * elapsed_ns
+            if self._last is None:
+                self._last = (time_ns, power_uw)
+                self._booked_ns = time_ns
+                return
+            last_ns, last_uw = self._last
+            if time_ns <= last_ns:
+                return
+            self._note_gap(time_ns - last_ns)
             self._last = (time_ns, power_uw)
-            if time_ns - self._shown_ns >= self._tick_ns:
-                self._shown_ns = time_ns
-                self._shown_uj = self._twice_uw_ns // (2 * _NS_PER_S)
+            if self._tick_ns == 0:
+                self._book(time_ns, power_uw)
+            elif self._averages:
+                if time_ns - self._booked_ns >= self._tick_ns:
+                    self._book(time_ns, power_uw)
+            elif power_uw != last_uw:
+                # It changed somewhere between the two samples.
+                self._book((last_ns + time_ns) // 2, power_uw)
+            elif time_ns - self._booked_ns >= LATEST_TICK * self._tick_ns:
+                self._book(time_ns - round((LATEST_TICK - 1) * self._tick_ns), power_uw)
 
     def fail(self, error: SensorReadError) -> None:
         """Note that a sample could not be taken; the next read says so."""
@@ -84,12 +106,25 @@ class PowerIntegral:
                 failure, self._failure = self._failure, None
                 self._last = None
                 raise failure
-            return self._shown_uj
+            return self._uw_ns // _NS_PER_S
+
+    def _book(self, time_ns: int, power_uw: int) -> None:
+        self._uw_ns += power_uw * max(0, time_ns - self._booked_ns)
+        self._booked_ns = max(time_ns, self._booked_ns)
 
     def _note_gap(self, elapsed_ns: int) -> None:
         if elapsed_ns > self._max_gap_ns:
             self._failure = self._failure or SensorReadError(
-                f"The power of {self.domain} was not sampled for {elapsed_ns / _NS_PER_S:.2f} s, so its"
-                " energy is not known.",
+                f"The power of {self.domain} was not sampled for {elapsed_ns / _NS_PER_S:.2f} s, so"
+                " its energy is not known.",
                 next_step="Measure again with less else running beside it.",
             )
+
+
+def integral_of(spec: CounterSpec) -> PowerIntegral:
+    """The integral that a spec of kind ``power`` describes."""
+    return PowerIntegral(
+        spec.domain,
+        tick_s=spec.update_period_s or 0.0,
+        averages=(spec.averaging_window_s or 0.0) > AVERAGED_FROM_S,
+    )
