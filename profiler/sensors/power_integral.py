@@ -31,6 +31,9 @@ LATEST_TICK = 1.15
 """A value that has not changed for this many periods has been shown anew: updates come up to 4 % late
 (arXiv 2312.02741), and are seen one poll later."""
 
+NEAR_PERIOD = 0.15
+"""Two ticks that are one nominal period apart to this part of it teach the real one."""
+
 AVERAGED_FROM_S = 0.5
 """Powers with a longer averaging window than this are updated within it (field 185: 1 s, each 0.1 s)."""
 
@@ -53,6 +56,7 @@ class PowerIntegral:
     ) -> None:
         self.domain = domain
         self._tick_ns = round(tick_s * _NS_PER_S)
+        self._period_ns = self._tick_ns
         self._averages = averages
         self._max_gap_ns = round(max_gap_s * _NS_PER_S)
         self._lock = threading.Lock()
@@ -79,8 +83,7 @@ class PowerIntegral:
                 if time_ns - self._booked_ns >= self._tick_ns:
                     self._book(time_ns, power_uw)
             elif power_uw != last_uw:
-                # It changed somewhere between the two samples.
-                self._book((last_ns + time_ns) // 2, power_uw)
+                self._book(self._change_ns(last_ns, time_ns), power_uw)
             elif time_ns - self._booked_ns >= LATEST_TICK * self._tick_ns:
                 self._book(time_ns - round((LATEST_TICK - 1) * self._tick_ns), power_uw)
 
@@ -107,6 +110,18 @@ class PowerIntegral:
                 self._last = None
                 raise failure
             return self._uw_ns // _NS_PER_S
+
+    def _change_ns(self, last_ns: int, time_ns: int) -> int:
+        """When the value changed: between two samples, and one period after the tick before if that fits.
+
+        The period is learnt on the way, so that ticks are known better than samples are apart.
+        """
+        expected_ns = self._booked_ns + self._period_ns
+        change_ns = expected_ns if last_ns < expected_ns <= time_ns else (last_ns + time_ns) // 2
+        interval_ns = change_ns - self._booked_ns
+        if abs(interval_ns - self._tick_ns) < NEAR_PERIOD * self._tick_ns:
+            self._period_ns += (interval_ns - self._period_ns) // 8
+        return change_ns
 
     def _book(self, time_ns: int, power_uw: int) -> None:
         self._uw_ns += power_uw * max(0, time_ns - self._booked_ns)
