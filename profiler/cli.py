@@ -243,5 +243,9 @@ def _part_of_total(domain: str) -> str:
             return "within its package"
         case "psys":
             return "no, it contains package and DRAM"
+        case "gpumem":
+            return "within its GPU"
+        case "rail":
+            return "no, rails overlap"
         case _:
             return "yes"

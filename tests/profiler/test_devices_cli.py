@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from fakes.hwmon_tree import jetson
 from fakes.nvml_library import FakeNvml, scripted_nvml
 from fakes.powercap_tree import (
     PowercapTree,
@@ -209,3 +210,22 @@ def test_conditions_stand_in_the_result(tmp_path: Path, nvml: FakeNvml) -> None:
     document = json.loads(result.stdout)
     assert document["conditions"]["after"]["gpus"]["gpu-0"]["temperature_c"] == 88
     assert "gpu-0 ran slower: heat" in document["notes"]
+
+
+def test_memory_of_a_gpu_and_rails_of_a_board_are_in_no_total(tmp_path: Path, nvml: FakeNvml) -> None:
+    nvml.script(gpus=1)
+    nvml.set_field(0, (83, 0))
+    nvml.set_field(0, (185, 2), share=0.3)
+    nvml.set_power(0, 200.0)
+    board = jetson(tmp_path / "hwmon").root
+    options = ("measure", "--hwmon-root", str(board), "--idle-s", "0", "--json", "-", "--", "sleep", "0.3")
+    result = CliRunner().invoke(app, list(options), obj=Settings(powercap_root=tmp_path))
+    table = rows(result.stderr)
+    assert table["gpu-0"][2] == "yes"
+    assert table["gpumem-0"][2] == "within its GPU"
+    assert table["rail-vdd_in"][2] == "no, rails overlap"
+    document = json.loads(result.stdout)
+    energies = {entry["domain"]: entry for entry in document["domains"]}
+    assert document["total"]["gross_j"] == energies["gpu-0"]["gross_j"]
+    assert energies["gpu-0"]["gross_j"] == pytest.approx(200.0 * document["duration_s"], rel=0.1)
+    assert [name for name, entry in energies.items() if entry["in_total"]] == ["gpu-0"]
