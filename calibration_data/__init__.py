@@ -13,6 +13,7 @@ from calibration_data.errors import (
 )
 from calibration_data.quantities import (
     FLAG_MEANING,
+    NORMAL_COVERAGE_FACTOR,
     CounterSpec,
     MemoryHierarchy,
     Provenance,
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "FLAG_MEANING",
+    "NORMAL_COVERAGE_FACTOR",
     "TERMS",
     "CalijouleError",
     "CounterSpec",

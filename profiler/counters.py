@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import hypot, sqrt
+from typing import NamedTuple
 
 from calibration_data import CounterSpec, MeasurementError, UsageError
 from profiler.errors import CounterResetError, ImplausiblePowerError
@@ -37,6 +38,10 @@ SLOW_READ = 0.25
 
 IDLE_PERIODS = 1.5
 """A counter that has not moved for this many update periods has had a tick without energy."""
+
+
+STUCK_PERIODS = 3.0
+"""A counter that is known to tick and stands still for this many update periods is stuck."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +74,8 @@ def nominal_timing(spec: CounterSpec) -> TickTiming:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tick:
-    """The last tick of a counter at some moment.
+class Tick(NamedTuple):
+    """The last tick of a counter at some moment; made at every reading, so it must be made quickly.
 
     Attributes:
         total_uj: running total that it shows.
@@ -90,10 +94,11 @@ class Tick:
     power_u_w: float = 0.0
 
 
-@dataclass
+@dataclass(slots=True)
 class _Counter:
     raw_uj: int
     read_s: float
+    moved_s: float
     tick: Tick
 
 
@@ -125,11 +130,16 @@ class Counters:
         self._counters: dict[str, _Counter] = {}
         self.read_s = 0.0
         self._slow: set[str] = set()
+        self._stood_still_s: dict[str, float] = {}
 
     @property
     def slow(self) -> frozenset[str]:
         """Domains whose last reading took long against their update period."""
         return frozenset(self._slow)
+
+    def stood_still_since(self, since_s: float) -> frozenset[str]:
+        """Domains that are known to tick and were seen not to, after some moment of the sensors' clock."""
+        return frozenset(domain for domain, seen_s in self._stood_still_s.items() if seen_s > since_s)
 
     def ticks(self) -> Mapping[str, Tick]:
         """The last tick of every counter, as of the last reading."""
@@ -171,7 +181,9 @@ class Counters:
             blur_s /= 2 * len(reading.energy_uj)
         counter = self._counters.get(domain)
         if counter is None:
-            self._counters[domain] = _Counter(raw_uj, read_s, _unseen_tick(0, read_s, period_s, blur_s))
+            self._counters[domain] = _Counter(
+                raw_uj, read_s, read_s, _unseen_tick(0, read_s, period_s, blur_s)
+            )
             return
         gap_s = read_s - counter.read_s
         before_uj, tick = counter.raw_uj, counter.tick
@@ -179,10 +191,13 @@ class Counters:
         counter.raw_uj, counter.read_s = raw_uj, read_s
         moved_uj = counter_difference(before_uj, raw_uj, self.specs[domain].range_uj)
         if not moved_uj:
+            if read_s - counter.moved_s > STUCK_PERIODS * period_s and self.timing[domain].discovered:
+                self._stood_still_s[domain] = read_s
             if read_s - tick.time_s > IDLE_PERIODS * period_s:
                 # At no power a counter ticks and shows the same.
                 counter.tick = _unseen_tick(tick.total_uj, read_s, period_s, blur_s)
             return
+        counter.moved_s = read_s
         _refuse_implausible(domain, moved_uj * 1e-6, gap_s, period_s)
         counter.tick = self._tick_after(domain, tick, moved_uj, read_s, gap_s, blur_s)
 

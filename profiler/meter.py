@@ -25,11 +25,11 @@ from calibration_data import (
     WindowReading,
 )
 from profiler.clock import Clock, MonotonicClock
-from profiler.counters import PLAUSIBLE_POWER_W, Counters, Tick, TickTiming
+from profiler.counters import PLAUSIBLE_POWER_W, STUCK_PERIODS, Counters, Tick, TickTiming
 from profiler.errors import CounterResetError, ImplausiblePowerError, SensorMissingError, WindowOrderError
 from profiler.sensors.base import Sensor
 from profiler.ticks import discover_ticks, leading_domains, wait_for_ticks
-from profiler.window_energy import Span, WindowEnergy, needs_following_tick, window_energy
+from profiler.window_energy import Span, WindowEnergy, needs_following_tick, unwatched_u_j, window_energy
 
 Align = Literal["auto", "always", "never"]
 
@@ -39,17 +39,15 @@ LONGEST_ALIGNED_PERIOD_S = 0.5
 CHEAP_PERIOD_S = 0.005
 """``auto`` waits one more tick after the window only for counters that tick at least this often."""
 
-STUCK_PERIODS = 3.0
-"""A leading counter that stands still for this many update periods is stuck."""
-
 MANY_PERIODS = 10.0
 """So many update periods between two edges tell a power, also where the ticks were not watched."""
 
 JUST_NOW = 0.05
 """A window that begins within this part of an update period after a tick begins at the tick."""
 
-LONGEST_POLL_S = 1.0
-"""A poller reads at least this often, so that a reset is not taken for a wraparound."""
+LONGEST_POLL_S = 0.05
+"""The counters of an open window are read this often: a counter that stands still, jumps back or starts anew
+in between is then noticed, where two readings a window would make a plausible number of it."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -78,10 +76,10 @@ class Window:
 class _OpenWindow:
     """Where a window began, and the first failure of a reading since: the window is lost with it."""
 
-    begin_ns: int
     read_s: float
     opening: Mapping[str, Tick]
-    outside_w: Mapping[str, float]
+    before: Mapping[str, Tick]
+    begin_ns: int = 0
     failure: MeasurementError | None = None
 
 
@@ -94,9 +92,9 @@ class EnergyMeter:
         synchronize: called before both edges of each window, for devices that work asynchronously.
         align: ``auto`` waits for a tick of the leading counters (those of the total) at both edges, and for
             one more after the end where the power changed and a tick is cheap; ``always`` for that one at
-            any price, and for slow counters too; ``never`` costs two reads a window and leaves the ticks
-            to the uncertainty. Simulated counters are aligned only by ``always``: virtual time is free, so
-            their windows are made long instead.
+            any price, and for slow counters too; ``never`` costs two reads a window, leaves the ticks to the
+            uncertainty, and cannot see that a counter stopped within a window. Simulated counters are
+            aligned only by ``always``: virtual time is free, so their windows are made long instead.
         gain_u_rel: relative standard uncertainty of a sensor's gain by domain, where it is known.
 
     Unless ``never``, making a meter takes eight ticks of the slowest counter, to learn how they come.
@@ -120,7 +118,7 @@ class EnergyMeter:
                 "There is no sensor to measure with.", next_step="See: calijoule devices."
             )
         self._clock = clock or MonotonicClock()
-        self._synchronize = synchronize or (lambda: None)
+        self._synchronize = synchronize
         self._align = align
         self._counters = Counters(sensors)
         self._gain_u_rel = dict(gain_u_rel or {})
@@ -133,6 +131,7 @@ class EnergyMeter:
         self._last_edge: Mapping[str, Tick] = {}
         self._outside_w: dict[str, float] = {}
         self._stop_polling: Callable[[], None] | None = None
+        self._alignable = self._worth_aligning()
         # What a sensor has to complain about comes out at the first window.
         with suppress(MeasurementError, NoUsableSensorError):
             self._look()
@@ -141,6 +140,11 @@ class EnergyMeter:
     def specs(self) -> tuple[CounterSpec, ...]:
         """Specs of every domain."""
         return tuple(self._counters.specs.values())
+
+    @property
+    def clock(self) -> Clock:
+        """Time as the sensors see it."""
+        return self._clock
 
     @property
     def timing(self) -> Mapping[str, TickTiming]:
@@ -157,17 +161,19 @@ class EnergyMeter:
         if name in self._open:
             raise WindowOrderError(f"A window named {name!r} is already open.")
         self._start_polling()
-        self._synchronize()
+        if self._synchronize is not None:
+            self._synchronize()
         with self._lock:
             if self._open:
                 self._read()
             else:
                 self._read_anew()
-            self._wait(self._alignable() & self._not_at_a_tick())
-            opening = self._counters.ticks()
-            self._note_outside(opening)
-            outside_w = dict(self._outside_w)
-            self._open[name] = _OpenWindow(self._clock.now_ns(), self._counters.read_s, opening, outside_w)
+            if self._alignable:
+                self._wait(self._expected() & self._not_at_a_tick())
+            window = _OpenWindow(self._counters.read_s, self._counters.ticks(), self._last_edge)
+            self._open[name] = window
+        # The last thing to do: from here on the energy is the work's.
+        window.begin_ns = self._clock.now_ns()
 
     def end(self, name: str) -> WindowReading:
         """Close a window and return its joules.
@@ -179,24 +185,29 @@ class EnergyMeter:
             ImplausiblePowerError: a counter moved faster than any part can draw power.
             MeasurementError: no time passed between the two edges.
         """
-        if name not in self._open:
+        end_ns = self._clock.now_ns()
+        window = self._open.get(name)
+        if window is None:
             raise WindowOrderError(f"No window named {name!r} is open.")
         try:
-            self._synchronize()
-            end_ns = self._clock.now_ns()
+            if self._synchronize is not None:
+                self._synchronize()
+                end_ns = self._clock.now_ns()
             with self._lock:
-                window = self._open[name]
                 if window.failure is not None:
                     raise window.failure
+                duration_s = (end_ns - window.begin_ns) / 1e9
+                if duration_s <= 0:
+                    raise MeasurementError(f"The window {name!r} ended at the instant at which it began.")
                 self._read()
-                spans, still = self._close_spans(window, end_ns)
+                reading = None if self._alignable else self._plain_reading(window, duration_s)
+                if reading is None:
+                    spans, still = self._close_spans(window, end_ns)
+                    reading = self._reading(duration_s, spans, still)
                 self._last_edge = self._counters.ticks()
         finally:
             del self._open[name]
-        duration_s = (end_ns - window.begin_ns) / 1e9
-        if duration_s <= 0:
-            raise MeasurementError(f"The window {name!r} ended at the instant at which it began.")
-        return self._reading(duration_s, spans, still)
+        return reading
 
     @contextmanager
     def window(self, name: str = "window") -> Iterator[Window]:
@@ -241,8 +252,9 @@ class EnergyMeter:
         self.close()
 
     def _look(self) -> None:
-        if self._alignable():
+        if self._alignable:
             discover_ticks(self._counters, self._clock)
+            self._alignable = self._worth_aligning()
         else:
             self._counters.read()
         self._last_edge = self._counters.ticks()
@@ -250,7 +262,7 @@ class EnergyMeter:
             if timing.power_w is not None:
                 self._outside_w[domain] = timing.power_w
 
-    def _alignable(self) -> frozenset[str]:
+    def _worth_aligning(self) -> frozenset[str]:
         """Leading domains for whose ticks it is worth to wait."""
         if self._align == "never":
             return frozenset()
@@ -263,11 +275,11 @@ class EnergyMeter:
             and self._counters.timing[domain].period_s <= LONGEST_ALIGNED_PERIOD_S
         )
 
-    def _expected(self, domains: Iterable[str]) -> frozenset[str]:
-        """Those that are known to tick and can be read quickly enough to see it."""
+    def _expected(self) -> frozenset[str]:
+        """Those whose ticks have been seen and can be read quickly enough to see them."""
         return frozenset(
             domain
-            for domain in domains
+            for domain in self._alignable
             if self._counters.timing[domain].discovered and domain not in self._counters.slow
         )
 
@@ -282,7 +294,7 @@ class EnergyMeter:
 
     def _wait(self, domains: Iterable[str]) -> dict[str, list[Tick]]:
         try:
-            return wait_for_ticks(self._counters, self._clock, self._expected(domains))
+            return wait_for_ticks(self._counters, self._clock, domains)
         except MeasurementError as error:
             self._fail(error)
             raise
@@ -308,20 +320,40 @@ class EnergyMeter:
         for window in tuple(self._open.values()):
             window.failure = window.failure or error
 
-    def _note_outside(self, opening: Mapping[str, Tick]) -> None:
-        """Mean power since the window before."""
-        for domain, before in self._last_edge.items():
-            tick = opening[domain]
+    def _power_before(self, domain: str, window: _OpenWindow) -> float | None:
+        """Mean power from the last edge before a window to its begin; an older one if that is too short."""
+        before, tick = window.before.get(domain), window.opening[domain]
+        if before is not None:
             passed_s = tick.time_s - before.time_s
             watched = before.sharp and tick.sharp
             if passed_s > 0 and (watched or passed_s > MANY_PERIODS * self._counters.timing[domain].period_s):
                 self._outside_w[domain] = (tick.total_uj - before.total_uj) * 1e-6 / passed_s
+        return self._outside_w.get(domain)
+
+    def _plain_reading(self, window: _OpenWindow, duration_s: float) -> WindowReading | None:
+        """The short way where no tick is watched; None where there is more to say about a domain."""
+        if self._counters.slow or self._counters.stood_still_since(window.read_s):
+            return None
+        energy_j, u_j = {}, {}
+        for domain, tick in self._counters.ticks().items():
+            timing, opening = self._counters.timing[domain], window.opening[domain]
+            moved_j = (tick.total_uj - opening.total_uj) * 1e-6
+            if moved_j <= 0 or duration_s < timing.period_s:
+                return None
+            energy_j[domain] = moved_j
+            u_j[domain] = unwatched_u_j(moved_j, duration_s, opening, tick, timing)
+        return WindowReading(
+            duration_s=duration_s, energy_j=energy_j, quantisation_u_j=u_j, gain_u_rel=self._gain_u_rel
+        )
 
     def _close_spans(self, window: _OpenWindow, end_ns: int) -> tuple[dict[str, Span], frozenset[str]]:
         """What is known about each domain, and the leading domains that did not tick after the end."""
         at_end, read_s = self._counters.ticks(), self._counters.read_s
-        waited_for = self._expected(self._alignable())
+        waited_for = self._expected()
+        stood_still = self._leading & self._counters.stood_still_since(window.read_s)
         seen = self._wait(waited_for)
+
+        outside_w = {domain: self._power_before(domain, window) for domain in at_end}
 
         def spans() -> dict[str, Span]:
             return {
@@ -334,13 +366,15 @@ class EnergyMeter:
                     closing=seen[domain][0] if domain in seen else tick,
                     following=seen[domain][1] if len(seen.get(domain, ())) > 1 else None,
                     read_s=read_s - window.read_s,
-                    outside_w=window.outside_w.get(domain),
+                    outside_w=outside_w[domain],
                     timing=self._counters.timing[domain],
                 )
                 for domain, tick in at_end.items()
             }
 
         first = spans()
+        if not seen:
+            return first, waited_for | stood_still
         more = {
             domain
             for domain in waited_for & set(seen)
@@ -350,15 +384,11 @@ class EnergyMeter:
         }
         for domain, ticks in self._wait(more).items():
             seen.setdefault(domain, []).extend(ticks)
-        return (spans() if more else first), waited_for - set(seen)
+        return (spans() if more else first), (waited_for - set(seen)) | stood_still
 
     def _reading(self, duration_s: float, spans: Mapping[str, Span], still: frozenset[str]) -> WindowReading:
         energies = {domain: window_energy(span) for domain, span in spans.items()}
         flags = {domain: self._flags(spans[domain], energies[domain], domain in still) for domain in spans}
-        if self._align == "never":
-            self._outside_w |= {
-                domain: span.mean_w for domain, span in spans.items() if energies[domain].energy_j > 0
-            }
         return WindowReading(
             duration_s=duration_s,
             energy_j={domain: energy.energy_j for domain, energy in energies.items()},
@@ -367,24 +397,34 @@ class EnergyMeter:
             flags={domain: found for domain, found in flags.items() if found},
         )
 
-    def _flags(self, span: Span, energy: WindowEnergy, still: bool) -> tuple[WindowFlag, ...]:
+    def _flags(self, span: Span, energy: WindowEnergy, stood_still: bool) -> tuple[WindowFlag, ...]:
         flags = energy.flags
         if span.domain in self._counters.slow:
             flags += ("slow read",)
-        stood_s = STUCK_PERIODS * span.timing.period_s
-        if still or (span.domain in self._leading and "unmoved" in flags and span.duration_s > stood_s):
+        unmoved = "unmoved" in flags and span.duration_s > STUCK_PERIODS * span.timing.period_s
+        if stood_still or (span.domain in self._leading and unmoved):
             flags += ("stuck",)
         return flags
 
     def _start_polling(self) -> None:
-        ranges = [spec.range_uj for spec in self.specs if spec.range_uj is not None]
-        if self._stop_polling is None and ranges:
-            period_s = min(LONGEST_POLL_S, min(ranges) * 1e-6 / PLAUSIBLE_POWER_W / 2)
-            self._stop_polling = self._clock.every(period_s, self._poll)
+        if self._stop_polling is not None:
+            return
+        periods_s = [
+            spec.range_uj * 1e-6 / PLAUSIBLE_POWER_W / 2 for spec in self.specs if spec.range_uj is not None
+        ]
+        if any(spec.interface != "simulated" for spec in self.specs):
+            periods_s.append(LONGEST_POLL_S)
+        if periods_s:
+            self._stop_polling = self._clock.every(min(periods_s), self._poll)
 
     def _poll(self) -> None:
-        with self._lock:
+        if not self._lock.acquire(blocking=False):
+            # An edge is being read just now.
+            return
+        try:
             if self._open:
                 # The failure is kept in the windows and raised when they end.
                 with suppress(MeasurementError):
                     self._read()
+        finally:
+            self._lock.release()

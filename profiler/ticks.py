@@ -52,8 +52,10 @@ def wait_for_ticks(counters: Counters, clock: Clock, domains: Iterable[str]) -> 
     Raises:
         MeasurementError: a reading failed or cannot be trusted.
     """
-    watch = _Watch(counters, clock, domains)
-    waiting = set(watch.domains)
+    waiting = set(domains)
+    if not waiting:
+        return {}
+    watch = _Watch(counters, clock, waiting)
     while waiting:
         elapsed_s = watch.read()
         waiting = {

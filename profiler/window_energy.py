@@ -19,8 +19,8 @@ tail and of the ticks' times are rectangular distributions (GUM 4.3.7) and join 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from math import hypot, sqrt
+from typing import NamedTuple
 
 from calibration_data import WindowFlag
 from profiler.counters import IDLE_PERIODS, PLAUSIBLE_POWER_W, Tick, TickTiming
@@ -42,12 +42,14 @@ NEGLIGIBLE = 5e-4
 LONG_READ_S = 0.05
 """Where the edges and their reads are this far apart, what was counted is scaled to the window."""
 
+CALL_S = 5e-6
+"""The work begins and stops up to so long after and before the edges' times: calls and returns."""
+
 SHORT_TICKS = 1.0
 """Windows below this many update periods are called short."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Span:
+class Span(NamedTuple):
     """One domain's ticks around a window.
 
     Attributes:
@@ -115,8 +117,7 @@ class Span:
         return hypot(self.opening.half_width_s, self.closing.half_width_s) / sqrt(3)
 
 
-@dataclass(frozen=True, kw_only=True)
-class WindowEnergy:
+class WindowEnergy(NamedTuple):
     """Joules of one domain, the standard uncertainty from tick, times and resolution, and what to know."""
 
     energy_j: float
@@ -131,11 +132,11 @@ def window_energy(span: Span) -> WindowEnergy:
         flags += ("short",)
     if span.moved_j <= 0 or span.length_s <= 0:
         return _unmoved(span, flags)
-    if not (span.opening.sharp or span.closing.sharp):
-        return replace(_unwatched(span), flags=flags)
-    if not (span.aligned and power_changes(span)):
+    if not span.aligned:
+        return _unwatched(span)._replace(flags=flags)
+    if not power_changes(span):
         return WindowEnergy(energy_j=_at_mean_power(span), u_j=_steady_u_j(span), flags=flags)
-    return replace(_changing(span), flags=(*flags, "power changed"))
+    return _changing(span)._replace(flags=(*flags, "power changed"))
 
 
 def power_changes(span: Span) -> bool:
@@ -186,7 +187,8 @@ def _at_mean_power(span: Span) -> float:
 def _steady_u_j(span: Span) -> float:
     share = span.duration_s / span.length_s
     step_u_j = span.timing.resolution_uj * 1e-6 / sqrt(6)
-    return share * hypot(span.mean_w * span.edges_u_s, step_u_j)
+    call_u_j = span.mean_w * CALL_S * sqrt(2 / 3)
+    return hypot(share * span.mean_w * span.edges_u_s, share * step_u_j, call_u_j)
 
 
 def _unmoved(span: Span, flags: tuple[WindowFlag, ...]) -> WindowEnergy:
@@ -204,11 +206,19 @@ def _unwatched(span: Span) -> WindowEnergy:
     if abs(span.read_s - span.duration_s) > max(LONG_READ_S, span.timing.period_s):
         # The reads themselves took long: what was counted belongs to them too.
         energy_j *= span.duration_s / span.read_s
-    half_widths_s = [
-        max(tick.half_width_s, span.timing.period_s / 2) for tick in (span.opening, span.closing)
-    ]
-    edges_u_j = energy_j / span.duration_s * hypot(*half_widths_s) / sqrt(3)
-    return WindowEnergy(energy_j=energy_j, u_j=hypot(edges_u_j, span.timing.resolution_uj * 1e-6 / sqrt(6)))
+    return WindowEnergy(
+        energy_j=energy_j,
+        u_j=unwatched_u_j(energy_j, span.duration_s, span.opening, span.closing, span.timing),
+    )
+
+
+def unwatched_u_j(
+    energy_j: float, duration_s: float, opening: Tick, closing: Tick, timing: TickTiming
+) -> float:
+    """Each edge falls anywhere in an update period: a rectangle of width power × period."""
+    half_s = timing.period_s / 2
+    width_s = hypot(max(opening.half_width_s, half_s), max(closing.half_width_s, half_s))
+    return hypot(energy_j / duration_s * width_s / sqrt(3), timing.resolution_uj * 1e-6 / sqrt(6))
 
 
 def _changing(span: Span) -> WindowEnergy:

@@ -324,7 +324,7 @@ def test_the_device_is_synchronised_before_each_edge_is_read(
         synchronize=lambda: reads_at_synchronisation.append(sensor.reads),
     )
     with meter.window():
-        clock.advance(1)
+        clock.advance(0.01)
     assert reads_at_synchronisation == [1, 2]
 
 
