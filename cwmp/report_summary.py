@@ -47,7 +47,7 @@ def _key_figures(contents: ReportContents) -> Iterator[tuple[str, str]]:
         if best is not None:
             points = f"{100 * (best.cwmp - best.topk):+.1f} pt"
             share = f"{100 * best.budget_share:g} %"
-            yield points, f"predicted gain over Top-K in squared norm kept, at {share} of the dense joules"
+            yield points, f"predicted gain over Top-K in squared norm kept, at {share} of the marginal joules"
 
 
 def _sentences(contents: ReportContents) -> Iterator[str]:
