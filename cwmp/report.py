@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from calibration_data import UsageError
+from calibration_data.files import write_whole
 from cwmp.report_contents import read_contents
 from cwmp.report_page import page
-from cwmp.run_files import replace_text
 
 REPORT = "report.html"
 
@@ -30,7 +30,7 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
     out = folder / REPORT if out is None else out
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(out, text)
+        write_whole(out, text)
     except OSError as error:
         raise UsageError(
             f"{out}: the report cannot be written ({error.strerror}).", next_step="Give another --out."
