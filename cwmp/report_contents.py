@@ -10,9 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
-
-from pydantic import BaseModel
 
 from calibration_data import UsageError
 from calibration_data.files import read_model
@@ -38,8 +35,6 @@ from cwmp.run_record import RoundReport, RunIdentity, RunReport
 RECORDS = "records.jsonl"
 MODEL = "model.json"
 COMPARISON = "comparison"
-
-Model = TypeVar("Model", bound=BaseModel)
 
 _NEXT_STEP = "Give a folder that calijoule train, compare or quickstart has written."
 
