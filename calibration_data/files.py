@@ -124,7 +124,7 @@ def describe_validation_error(error: ValidationError) -> str:
     """The first problem of a pydantic error in one short line, with the name of the field."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     field = ".".join(str(part) for part in first["loc"])[:MAX_SHOWN]
-    message = str(first["msg"])[:MAX_SHOWN]
+    message = str(first["msg"]).removeprefix("Value error, ")[:MAX_SHOWN]
     return f"field {field!r}: {message}" if field else message
 
 
