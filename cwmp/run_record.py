@@ -97,7 +97,7 @@ class ClientReport(_Frozen):
 
 
 class DroppedClient(_Frozen):
-    """A client whose update was not used in a round."""
+    """A client whose update was not used in a round; the joules of its training are in no sum."""
 
     client: NonNegativeInt
     reason: str

@@ -27,7 +27,8 @@ from cwmp.budgeted_selection import RoundBudget
 from cwmp.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from cwmp.config import TrainingConfig
 from cwmp.cost_document import costs_document, save_costs
-from cwmp.federated import FederatedState, Federation, build_federation, initial_state, run_round
+from cwmp.federated import FederatedState, initial_state, run_round
+from cwmp.federation import Federation, build_federation
 from cwmp.predicted_gain import predicted_gains, price_groups
 from cwmp.run_files import (
     CHECKPOINT,
@@ -186,7 +187,9 @@ def _notes(identity: RunIdentity, federation: Federation, rounds: Sequence[Round
         )
     dropped = sum(len(report.dropped) for report in rounds)
     if dropped:
-        notes.append(f"{dropped} updates were not finite and were left out; see rounds.jsonl.")
+        notes.append(
+            f"{dropped} updates were not finite and were left out, and the joules of their training with them."
+        )
     return tuple(notes)
 
 
