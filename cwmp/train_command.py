@@ -188,7 +188,7 @@ def _notes(identity: RunIdentity, federation: Federation, rounds: Sequence[Round
     dropped = sum(len(report.dropped) for report in rounds)
     if dropped:
         notes.append(
-            f"{dropped} updates were not finite and were left out, and the joules of their training with them."
+            f"{dropped} updates were not finite; they and the joules of their training were left out."
         )
     return tuple(notes)
 
