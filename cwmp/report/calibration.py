@@ -12,10 +12,21 @@ from cost_models.identification import MAX_VIF
 from cost_models.plausibility import published_range
 from cost_models.plots import plot_coefficients, plot_measured_vs_predicted, plot_residuals_by_family
 from cost_models.validation import GOOD_CONDITION_NUMBER, findings
-from cwmp.markup import Html, badge, bullets, element, figure, join, paragraph, percent, properties, table
-from cwmp.plots import svg_data_uri
-from cwmp.report_contents import ReportContents
-from cwmp.report_words import in_words
+from cwmp.report.contents import ReportContents
+from cwmp.report.markup import (
+    Html,
+    badge,
+    bullets,
+    element,
+    figure,
+    join,
+    paragraph,
+    percent,
+    properties,
+    table,
+)
+from cwmp.report.plots import svg_data_uri
+from cwmp.report.words import in_words
 
 COVERAGE_FACTOR = 2.0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cost_models.engineering import quantity, quantity_with_uncertainty
 from cwmp.cost_document import CostsDocument, TensorEntry
-from cwmp.markup import Html, bullets, element, join, paragraph, percent, table
+from cwmp.report.markup import Html, bullets, element, join, paragraph, percent, table
 
 MAX_TENSORS = 60
 """Rows of the table of prices; a large network has more tensors than anyone reads."""

@@ -7,9 +7,9 @@ from statistics import mean
 
 from cost_models import CostModel
 from cost_models.engineering import quantity
-from cwmp.markup import Html, bullets, element, join, paragraph, percent
-from cwmp.report_contents import ReportContents
-from cwmp.rule_runs import RuleRuns, grouped_runs
+from cwmp.report.contents import ReportContents
+from cwmp.report.markup import Html, bullets, element, join, paragraph, percent
+from cwmp.report.rule_runs import RuleRuns, grouped_runs
 
 
 def summary_section(contents: ReportContents) -> Html:
