@@ -31,7 +31,7 @@ from cost_models.regression import EnergyRegression
 def fit_cost_model(
     records: Sequence[CalibrationRecord],
     *,
-    records_sha256: Sequence[str],
+    records_sha256: Sequence[str] = (),
     seed: int = 0,
     report: Callable[[str], None] = lambda step: None,
 ) -> CostModel:
