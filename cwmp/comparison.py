@@ -204,13 +204,11 @@ def _against(ours: Entry, rival: Entry) -> str:
     )
     u = _u_of_mean(differences)
     if u is None:
-        chance = "one seed, so chance cannot be told apart"
-        likely_chance = False
-    else:
-        half_width = student_t(0.975, len(differences) - 1) * u
-        chance = f"{100 * difference:+.1f} ± {100 * half_width:.1f} points over {len(differences)} seeds"
-        likely_chance = abs(difference) <= half_width
-    if abs(difference) < LEAST_DIFFERENCE or likely_chance:
+        side = "above" if difference > 0 else "below"
+        return f"ends {100 * abs(difference):.1f} points {side} {numbers} (one seed: this may be chance)"
+    half_width = student_t(0.975, len(differences) - 1) * u
+    chance = f"{100 * difference:+.1f} ± {100 * half_width:.1f} points over {len(differences)} seeds"
+    if abs(difference) < LEAST_DIFFERENCE or abs(difference) <= half_width:
         return f"ties with {numbers} ({chance})"
     return f"{'beats' if difference > 0 else 'loses to'} {numbers} ({chance})"
 
