@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from calibration_data import TERMS, MeasurementError, __version__, total_domains
+from calibration_data.files import describe_validation_error
 from calibration_data.records import CalibrationRecord
-from calibration_data.store import describe_validation_error
 from calibration_data.terms import POWER_TERMS
 from cost_models.coefficients import covariance, judge_coefficients
 from cost_models.cost_model import CostModel
@@ -31,7 +31,7 @@ from cost_models.regression import EnergyRegression
 def fit_cost_model(
     records: Sequence[CalibrationRecord],
     *,
-    records_sha256: Sequence[str],
+    records_sha256: Sequence[str] = (),
     seed: int = 0,
     report: Callable[[str], None] = lambda step: None,
 ) -> CostModel:

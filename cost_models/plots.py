@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
 _POINT = "#0072B2"
+_FAMILY_COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000")
+"""Okabe and Ito, told apart by every kind of colour vision."""
+
 _LIMIT = "#D55E00"
 _PUBLISHED = "#CCCCCC"
 
@@ -148,8 +151,8 @@ def _draw_measured_vs_predicted(
     axes = container.subplots()
     every = [energy for family in compared for energy in (*family.measured_j, *family.predicted_j)]
     for index, family in enumerate(compared):
-        color = f"C{index % 10}"
-        marker = "osv^D"[index // 10 % 5]
+        color = _FAMILY_COLORS[index % len(_FAMILY_COLORS)]
+        marker = "osv^D"[index // len(_FAMILY_COLORS) % 5]
         axes.plot(
             family.measured_j,
             family.predicted_j,

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pydantic import ValidationError
-
-from calibration_data import InvalidFileError, UsageError
-from calibration_data.store import describe_validation_error
+from calibration_data import InvalidFileError
+from calibration_data.files import parse_model, read_bounded, write_whole
 from cost_models.cost_model import CostModel
 from cost_models.document import COST_MODEL_SCHEMA, COST_MODEL_SCHEMA_VERSION, CostModelDocument
 
@@ -27,10 +23,7 @@ def load_cost_model(path: Path) -> CostModel:
     """
     text = _read(path)
     _check_kind(path, _parse(path, text))
-    try:
-        document = CostModelDocument.model_validate_json(text, strict=True)
-    except ValidationError as error:
-        raise InvalidFileError(path, describe_validation_error(error)) from error
+    document = parse_model(path, text, CostModelDocument, strict=True)
     return CostModel(document)
 
 
@@ -40,39 +33,11 @@ def save_cost_model(path: Path, model: CostModel) -> None:
     Raises:
         UsageError: the file cannot be written there.
     """
-    try:
-        _replace(path, model.document.model_dump_json(by_alias=True, indent=1) + "\n")
-    except OSError as error:
-        raise UsageError(
-            f"{path}: the cost model cannot be written ({error.strerror}).", next_step="Choose another place."
-        ) from error
-
-
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_whole(path, model.document.model_dump_json(by_alias=True, indent=1) + "\n")
 
 
 def _read(path: Path) -> str:
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise InvalidFileError(
-            path, f"cannot be read ({error.strerror})", next_step="Fit a model with: calijoule fit."
-        ) from error
-    if len(data) > MAX_FILE_BYTES:
-        raise InvalidFileError(path, f"it is larger than {MAX_FILE_BYTES} bytes")
+    data = read_bounded(path, MAX_FILE_BYTES, next_step="Fit a model with: calijoule fit.")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:

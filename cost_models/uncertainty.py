@@ -24,8 +24,12 @@ def welch_satterthwaite(
     Never fewer than those of the least known term; infinite if no variance is limited by statistics.
     """
     total = float(np.sum(variances))
-    weighted = float(np.sum(np.asarray(variances) ** 2 / np.asarray(degrees_of_freedom)))
-    return total**2 / weighted if weighted > 0 else math.inf
+    if total == 0:
+        return math.inf
+    # Shares first: the square of a tiny variance would underflow.
+    shares = np.asarray(variances) / total
+    weighted = float(np.sum(shares**2 / np.asarray(degrees_of_freedom)))
+    return 1 / weighted if weighted > 0 else math.inf
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,8 +31,14 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for part in (cwmp_app, profiler_app, cost_models_app):
+for part in (profiler_app, cost_models_app, cwmp_app):
     app.registered_commands.extend(part.registered_commands)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
 
 
 @app.callback()
@@ -42,12 +48,12 @@ def settings(
         Path, typer.Option(help="Root of the RAPL tree; containers mount the host's elsewhere.")
     ] = POWERCAP_ROOT,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop."),
+    ] = False,
 ) -> None:
     """Options of every command."""
-    if version:
-        typer.echo(__version__)
-        raise typer.Exit
     context.obj = Settings(powercap_root=powercap_root)
     logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING)
 

@@ -228,7 +228,8 @@ def _affordable_density(costs: CostVector, budget_j: float, fixed_upper_j: float
         raise UsageError(
             f"The budget of {budget_j:.4g} J does not cover the fixed {fixed_upper_j:.4g} J of one client and"
             f" round (upper bound at {100 * confidence:g} % confidence) and one coordinate.",
-            next_step=f"The smallest useful budget is {smallest_j:.4g} J; or use budget_fraction.",
+            # Rounded up, so that the figure itself is enough.
+            next_step=f"The smallest useful budget is {1.0005 * smallest_j:.4g} J; or use budget_fraction.",
         )
     lowest, highest = 1 / costs.coordinates, 1 - 1e-9
     if excess_j(lowest) >= 0:

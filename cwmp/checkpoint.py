@@ -7,7 +7,7 @@ code in it is ever executed. Random state is not in it, since every draw has its
 
 from __future__ import annotations
 
-import os
+import io
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from calibration_data import InvalidFileError
+from calibration_data.files import write_whole
 
 CHECKPOINT_SCHEMA = "calijoule/checkpoint/1"
 
@@ -51,13 +52,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "residuals": {client: dict(residual) for client, residual in checkpoint.residuals.items()},
         "ledger": dict(checkpoint.ledger),
     }
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    sync_folder(path.parent)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_whole(path, buffer.getvalue())
 
 
 def load_checkpoint(path: Path, like: Mapping[str, Tensor]) -> Checkpoint:
@@ -102,12 +99,3 @@ def load_checkpoint(path: Path, like: Mapping[str, Tensor]) -> Checkpoint:
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in tensors.items()}
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename or a new file in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -114,7 +114,7 @@ def train(
     selector: Annotated[RuleName | None, typer.Option(help="Rule that chooses what is sent.")] = None,
     budget_j: Annotated[float | None, typer.Option(help="Joules of one client and round.")] = None,
     budget_fraction: Annotated[
-        float | None, typer.Option(help="The same as a fraction of the dense update's joules.")
+        float | None, typer.Option(help="The same as fixed joules + this part of the others.")
     ] = None,
     boundary: Annotated[BoundaryName | None, typer.Option(help="What the budget covers.")] = None,
     link: Annotated[str | None, typer.Option(help="What sends, for update+uplink.")] = None,
@@ -176,7 +176,7 @@ def compare(
     rules: Annotated[str, typer.Option(help="Rules, by commas.")] = "cwmp,topk,randomk,dense",
     budgets_j: Annotated[str | None, typer.Option(help="Joules of one client and round, by commas.")] = None,
     budget_fractions: Annotated[
-        str | None, typer.Option(help="The same as fractions of the dense update's joules [0.05,0.2].")
+        str | None, typer.Option(help="The same as fixed joules + these parts of the others [0.05,0.2].")
     ] = None,
     seeds: Annotated[str, typer.Option(help="Seeds, by commas.")] = "0",
     settings: SettingsOption = None,

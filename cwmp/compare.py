@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from calibration_data import UsageError
+from calibration_data.files import write_whole
 from cost_models import CostModel
 from cwmp.budget import EnergyLedger
-from cwmp.comparison import ON_DEVICE, ComparisonReport, all_seen, comparison_report
+from cwmp.comparison import ON_DEVICE, ComparisonReport, comparison_report
 from cwmp.config import RuleName, TrainingConfig, training_config
-from cwmp.run_files import ROUNDS, read_rounds, replace_text, write_csv
-from cwmp.run_record import RoundReport, RunReport
+from cwmp.run_files import ROUNDS, read_rounds, write_csv
+from cwmp.run_record import RoundReport, RunReport, sum_or_none
 from cwmp.train_command import train
 from profiler.device import Device
 
@@ -101,7 +102,7 @@ def compare(
         rows.extend(_rows(plan, reports[plan.name], read_rounds(folder / ROUNDS)))
     comparison = comparison_report(reports, budget_unit=budget_unit, seeds=seeds)
     write_csv(out / TABLE, rows)
-    replace_text(out / COMPARISON, comparison.model_dump_json(by_alias=True, indent=1) + "\n")
+    write_whole(out / COMPARISON, comparison.model_dump_json(by_alias=True, indent=1) + "\n")
     return comparison
 
 
@@ -162,7 +163,7 @@ def _rows(plan: PlannedRun, summary: RunReport, rounds: Sequence[RoundReport]) -
             "accuracy": report.test_accuracy,
             "boundary_j": report.cumulative_boundary_j,
             "predicted_j": ledger.total_predicted_j,
-            "measured_j": all_seen(ledger.measured_j[phase] for phase in ON_DEVICE),
+            "measured_j": sum_or_none(ledger.measured_j[phase] for phase in ON_DEVICE),
             "provenance": report.energy["select"].provenance,
             "retained_fraction": report.retained_fraction,
             "topk_retained_fraction": report.topk_retained_fraction,

@@ -13,10 +13,11 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from calibration_data import Provenance
+from cost_models.engineering import quantity
 from cost_models.uncertainty import student_t
 from cwmp.budget import Phase
 from cwmp.config import RuleName
-from cwmp.run_record import RunReport
+from cwmp.run_record import RunReport, sum_or_none
 
 COMPARISON_SCHEMA: Final = "calijoule/comparison"
 COMPARISON_SCHEMA_VERSION: Final = 1
@@ -126,9 +127,9 @@ def comparison_report(
 def _entry(budget: float | None, runs: Mapping[str, RunReport]) -> Entry:
     reports = list(runs.values())
     accuracies = [report.tail_accuracy for report in reports]
-    measured = [all_seen(report.energy[phase].measured_j for phase in ON_DEVICE) for report in reports]
+    measured = [sum_or_none(report.energy[phase].measured_j for phase in ON_DEVICE) for report in reports]
     predicted = [sum(report.energy[phase].predicted_j or 0.0 for phase in ON_DEVICE) for report in reports]
-    total = all_seen(measured)
+    total = sum_or_none(measured)
     budgets = [report.budget_j for report in reports if report.budget_j is not None]
     return Entry(
         rule=reports[0].identity.config.selector,
@@ -170,8 +171,12 @@ def _verdict(entries: Sequence[Entry], budget_unit: Literal["J", "fraction"]) ->
     for ours in entries:
         if ours.rule != "cwmp" or ours.budget is None:
             continue
-        unit = "J" if budget_unit == "J" else "of what can be saved"
-        where = f"At a budget of {ours.budget:g} {unit}"
+        budget = (
+            quantity(ours.budget, "J")
+            if budget_unit == "J"
+            else f"{100 * ours.budget:g} % of what can be saved"
+        )
+        where = f"At a budget of {budget}"
         for rival in entries:
             if rival.budget == ours.budget and rival.rule != "cwmp":
                 yield f"{where}, cwmp {_against(ours, rival)}."
@@ -184,8 +189,8 @@ def _verdict(entries: Sequence[Entry], budget_unit: Literal["J", "fraction"]) ->
     dense = next((entry for entry in entries if entry.rule == "dense"), None)
     if dense is not None:
         yield (
-            f"Keeping everything reaches {100 * dense.mean_accuracy:.1f} % for {dense.boundary_j:.3g} J,"
-            " whatever the budget."
+            f"Keeping everything reaches {100 * dense.mean_accuracy:.1f} % for"
+            f" {quantity(dense.boundary_j, 'J')}, whatever the budget."
         )
 
 
@@ -195,17 +200,15 @@ def _against(ours: Entry, rival: Entry) -> str:
     difference = statistics.fmean(differences)
     numbers = (
         f"{rival.rule}: {100 * ours.mean_accuracy:.1f} % against {100 * rival.mean_accuracy:.1f} % accuracy"
-        f" for {ours.boundary_j:.3g} J and {rival.boundary_j:.3g} J"
+        f" for {quantity(ours.boundary_j, 'J')} and {quantity(rival.boundary_j, 'J')}"
     )
     u = _u_of_mean(differences)
     if u is None:
-        chance = "one seed, so chance cannot be told apart"
-        likely_chance = False
-    else:
-        half_width = student_t(0.975, len(differences) - 1) * u
-        chance = f"{100 * difference:+.1f} ± {100 * half_width:.1f} points over {len(differences)} seeds"
-        likely_chance = abs(difference) <= half_width
-    if abs(difference) < LEAST_DIFFERENCE or likely_chance:
+        side = "above" if difference > 0 else "below"
+        return f"ends {100 * abs(difference):.1f} points {side} {numbers} (one seed: this may be chance)"
+    half_width = student_t(0.975, len(differences) - 1) * u
+    chance = f"{100 * difference:+.1f} ± {100 * half_width:.1f} points over {len(differences)} seeds"
+    if abs(difference) < LEAST_DIFFERENCE or abs(difference) <= half_width:
         return f"ties with {numbers} ({chance})"
     return f"{'beats' if difference > 0 else 'loses to'} {numbers} ({chance})"
 
@@ -215,13 +218,3 @@ def _u_of_mean(values: Sequence[float]) -> float | None:
     if len(values) < 2:
         return None
     return float(statistics.stdev(values) / len(values) ** 0.5)
-
-
-def all_seen(values: Iterable[float | None]) -> float | None:
-    """Sum; None if one of the numbers is missing."""
-    total = 0.0
-    for value in values:
-        if value is None:
-            return None
-        total += value
-    return total

@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from calibration_data import InvalidFileError, UsageError
-from calibration_data.store import describe_validation_error
+from calibration_data.files import describe_validation_error, read_bounded
 
 RuleName = Literal["cwmp", "cwmp-l1", "topk", "randomk", "dense"]
 """Selection rules that a run can use; ``dense`` keeps everything and knows no budget."""
@@ -112,13 +112,7 @@ def load_training_config(path: Path, **overrides: Any) -> TrainingConfig:
     Raises:
         InvalidFileError: the file cannot be read, is no TOML, or its settings are not valid.
     """
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_CONFIG_BYTES + 1)
-    except OSError as error:
-        raise InvalidFileError(path, f"cannot be read ({error.strerror})") from error
-    if len(data) > MAX_CONFIG_BYTES:
-        raise InvalidFileError(path, f"it is larger than {MAX_CONFIG_BYTES} bytes")
+    data = read_bounded(path, MAX_CONFIG_BYTES)
     try:
         settings = tomllib.loads(data.decode())
         return TrainingConfig(**{**settings, **overrides})

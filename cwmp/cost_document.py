@@ -10,8 +10,6 @@ History of the format:
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -26,13 +24,12 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    ValidationError,
     model_validator,
 )
 
-from calibration_data import TERMS, InvalidFileError, Provenance, UsageError
+from calibration_data import TERMS, Provenance, UsageError
+from calibration_data.files import read_model, write_whole
 from calibration_data.records import DeviceFingerprint
-from calibration_data.store import describe_validation_error
 from cost_models import Estimate
 from cwmp.cost_vector import CostVector
 from cwmp.op_counts import IndexCoding
@@ -272,23 +269,7 @@ def save_costs(path: Path, document: CostsDocument) -> None:
     Raises:
         UsageError: the file cannot be written there.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(document.model_dump_json(by_alias=True, indent=1) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise UsageError(
-            f"{path}: the costs cannot be written ({error.strerror}).", next_step="Choose another place."
-        ) from error
+    write_whole(path, document.model_dump_json(by_alias=True, indent=1) + "\n")
 
 
 def load_costs(path: Path) -> CostsDocument:
@@ -298,19 +279,13 @@ def load_costs(path: Path) -> CostsDocument:
         InvalidFileError: it is missing, too large, no JSON, of another schema or version, or breaks the
             schema; one line, with the name of the field.
     """
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise InvalidFileError(
-            path, f"cannot be read ({error.strerror})", next_step="Make one with: calijoule export."
-        ) from error
-    if len(data) > MAX_FILE_BYTES:
-        raise InvalidFileError(path, f"it is larger than {MAX_FILE_BYTES} bytes")
-    try:
-        return CostsDocument.model_validate_json(data, strict=True)
-    except ValidationError as error:
-        raise InvalidFileError(path, describe_validation_error(error)) from error
+    return read_model(
+        path,
+        CostsDocument,
+        limit_bytes=MAX_FILE_BYTES,
+        next_step="Make one with: calijoule export.",
+        strict=True,
+    )
 
 
 def costs_json_schema() -> dict[str, Any]:

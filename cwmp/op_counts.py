@@ -21,6 +21,7 @@ from torch import Tensor
 
 from calibration_data import MemoryHierarchy, Work
 from cwmp.tensors import TensorLayout, expected_groups, touched_groups
+from profiler.microbenchmark import traffic
 
 Phase = Literal["pack", "apply"]
 IndexCoding = Literal["raw32", "golomb"]
@@ -85,13 +86,13 @@ def count_touched(layout: TensorLayout, memory: MemoryHierarchy, mask: Tensor) -
 def scan_work(layout: TensorLayout, level: str, memory: MemoryHierarchy) -> Work:
     """Work of one tensor that is done whatever is kept."""
     size = layout.numel * layout.element_bytes
-    reading = _path_work(memory, level, element_bytes=size, read_bytes=size, written_bytes=0)
+    reading = traffic(memory, level, element_bytes=size, read_bytes=size, written_bytes=0)
     return reading + Work({layout.flop_term: layout.numel, "launch": LAUNCHES_PER_TENSOR})
 
 
 def pack_work(memory: MemoryHierarchy, pair_bytes: float) -> Work:
     """Work of packing one kept coordinate and reading it back."""
-    return _path_work(
+    return traffic(
         memory, "l2", element_bytes=2 * pair_bytes, read_bytes=pair_bytes, written_bytes=pair_bytes
     )
 
@@ -102,7 +103,7 @@ def apply_work(
     """Work of updating the kept coordinates of one tensor."""
     streams = 1 + optimizer_streams
     moved_bytes = streams * touched.lines * memory.line_bytes
-    moving = _path_work(
+    moving = traffic(
         memory,
         level,
         element_bytes=2 * streams * touched.kept * layout.element_bytes,
@@ -123,15 +124,3 @@ def index_bytes(coding: IndexCoding, density: float) -> float:
         return 0.0
     p, q = density, 1 - density
     return (math.log2(1 / p) + q / p * math.log2(1 / q)) / 8
-
-
-def _path_work(
-    memory: MemoryHierarchy, level: str, *, element_bytes: float, read_bytes: float, written_bytes: float
-) -> Work:
-    amounts = {"byte_l1": element_bytes}
-    for passed in memory.levels[1 : memory.levels.index(level) + 1]:
-        if passed == "dram":
-            amounts |= {"byte_dram_read": read_bytes, "byte_dram_write": written_bytes}
-        else:
-            amounts[f"byte_{passed}"] = read_bytes + written_bytes
-    return Work(amounts)

@@ -18,11 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from calibration_data import InvalidFileError
-from calibration_data.store import describe_validation_error
-from cwmp.checkpoint import sync_folder
+from calibration_data.files import append_line, parse_model, read_bounded, read_model, write_whole
 from cwmp.run_record import RoundReport, RunReport
 
 CONFIG = "config.json"
@@ -33,13 +30,12 @@ TABLE = "rounds.csv"
 SUMMARY = "summary.json"
 CHECKPOINT = "checkpoint.pt"
 
+MAX_FILE_BYTES = 2_000_000_000
+
 
 def append_round(path: Path, report: RoundReport) -> None:
     """Append one line and return only when it is on the disk."""
-    with open(path, "ab") as file:
-        file.write(report.model_dump_json().encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    append_line(path, report.model_dump_json())
 
 
 def read_rounds(path: Path) -> list[RoundReport]:
@@ -48,17 +44,11 @@ def read_rounds(path: Path) -> list[RoundReport]:
     Raises:
         InvalidFileError: the file is missing, or a line breaks the schema.
     """
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise InvalidFileError(path, f"cannot be read ({error.strerror})") from error
-    reports = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            reports.append(RoundReport.model_validate_json(line))
-        except ValidationError as error:
-            raise InvalidFileError(path, f"line {number}: {describe_validation_error(error)}") from error
-    return reports
+    lines = read_bounded(path, MAX_FILE_BYTES).splitlines()
+    return [
+        parse_model(path, line, RoundReport, where=f"line {number}: ")
+        for number, line in enumerate(lines, start=1)
+    ]
 
 
 def cut_rounds(path: Path, rounds: int) -> None:
@@ -87,18 +77,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    replace_text(path, text.getvalue())
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    sync_folder(path.parent)
+    write_whole(path, text.getvalue())
 
 
 def read_summary(path: Path) -> RunReport:
@@ -107,9 +86,4 @@ def read_summary(path: Path) -> RunReport:
     Raises:
         InvalidFileError: the file is missing or breaks the schema.
     """
-    try:
-        return RunReport.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise InvalidFileError(path, f"cannot be read ({error.strerror})") from error
-    except ValidationError as error:
-        raise InvalidFileError(path, describe_validation_error(error)) from error
+    return read_model(path, RunReport, limit_bytes=MAX_FILE_BYTES)

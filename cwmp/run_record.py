@@ -97,7 +97,7 @@ class ClientReport(_Frozen):
 
 
 class DroppedClient(_Frozen):
-    """A client whose update was not used in a round."""
+    """A client whose update was not used in a round; the joules of its training are in no sum."""
 
     client: NonNegativeInt
     reason: str
@@ -155,7 +155,7 @@ class RoundReport(_Frozen):
             "dropped": len(self.dropped),
             "kept": sum(client.kept for client in self.clients),
             "payload_bytes": sum(client.payload_bytes for client in self.clients),
-            "budget_j": _sum_or_none(client.budget_j for client in self.clients),
+            "budget_j": sum_or_none(client.budget_j for client in self.clients),
             "boundary_j": sum(client.predicted_j for client in self.clients),
             "upper_j": sum(client.upper_j for client in self.clients),
             "retained_fraction": self.retained_fraction,
@@ -280,11 +280,11 @@ def summed_energy(parts: Iterable[Mapping[Phase, PhaseEnergy]]) -> dict[Phase, P
 def _summed(parts: Sequence[PhaseEnergy]) -> PhaseEnergy:
     reasons = list(dict.fromkeys(part.reason for part in parts if part.reason))
     provenances = {part.provenance for part in parts if part.provenance}
-    measured = _sum_or_none(part.measured_j for part in parts)
+    measured = sum_or_none(part.measured_j for part in parts)
     variance = sum((part.measured_u_j or 0.0) ** 2 for part in parts)
     return PhaseEnergy(
-        predicted_j=_sum_or_none(part.predicted_j for part in parts),
-        predicted_u_j=_sum_or_none(part.predicted_u_j for part in parts),
+        predicted_j=sum_or_none(part.predicted_j for part in parts),
+        predicted_u_j=sum_or_none(part.predicted_u_j for part in parts),
         measured_j=measured,
         measured_u_j=None if measured is None else variance**0.5,
         provenance=provenances.pop() if measured is not None and len(provenances) == 1 else None,
@@ -293,7 +293,8 @@ def _summed(parts: Sequence[PhaseEnergy]) -> PhaseEnergy:
     )
 
 
-def _sum_or_none(values: Iterable[float | None]) -> float | None:
+def sum_or_none(values: Iterable[float | None]) -> float | None:
+    """Sum; None if one of the numbers is missing."""
     total = 0.0
     for value in values:
         if value is None:

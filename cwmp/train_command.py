@@ -18,23 +18,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 
 from calibration_data import InvalidFileError, UsageError, __version__
-from calibration_data.store import describe_validation_error
+from calibration_data.files import read_model, write_whole
 from cost_models import CostModel, save_cost_model
 from cwmp.budget import EnergyLedger
 from cwmp.budgeted_selection import RoundBudget
 from cwmp.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from cwmp.config import TrainingConfig
 from cwmp.cost_document import costs_document, save_costs
-from cwmp.federated import FederatedState, Federation, build_federation, initial_state, run_round
+from cwmp.federated import FederatedState, initial_state, run_round
+from cwmp.federation import Federation, build_federation
 from cwmp.predicted_gain import predicted_gains, price_groups
 from cwmp.run_files import (
     CHECKPOINT,
     CONFIG,
     COST_MODEL,
     COSTS,
+    MAX_FILE_BYTES,
     ROUNDS,
     SUMMARY,
     TABLE,
@@ -42,7 +43,6 @@ from cwmp.run_files import (
     cut_rounds,
     read_rounds,
     read_summary,
-    replace_text,
     write_csv,
 )
 from cwmp.run_record import (
@@ -104,7 +104,7 @@ def train(
     rounds = read_rounds(out / ROUNDS)
     write_csv(out / TABLE, [report.row() for report in rounds])
     summary = run_report(identity, federation, state.ledger, rounds)
-    replace_text(out / SUMMARY, summary.model_dump_json(by_alias=True, indent=1) + "\n")
+    write_whole(out / SUMMARY, summary.model_dump_json(by_alias=True, indent=1) + "\n")
     return summary
 
 
@@ -187,7 +187,9 @@ def _notes(identity: RunIdentity, federation: Federation, rounds: Sequence[Round
         )
     dropped = sum(len(report.dropped) for report in rounds)
     if dropped:
-        notes.append(f"{dropped} updates were not finite and were left out; see rounds.jsonl.")
+        notes.append(
+            f"{dropped} updates were not finite; they and the joules of their training were left out."
+        )
     return tuple(notes)
 
 
@@ -218,7 +220,7 @@ def _open_folder(
     save_cost_model(out / COST_MODEL, cost_model)
     created = datetime.now(UTC)
     save_costs(out / COSTS, costs_document(federation.budget.prices, created=created))
-    replace_text(out / CONFIG, identity.model_dump_json(indent=1) + "\n")
+    write_whole(out / CONFIG, identity.model_dump_json(indent=1) + "\n")
 
 
 def _check_same(path: Path, identity: RunIdentity) -> None:
@@ -227,10 +229,7 @@ def _check_same(path: Path, identity: RunIdentity) -> None:
     Raises:
         UsageError: it differs; the message names the first key that does.
     """
-    try:
-        before = RunIdentity.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise InvalidFileError(path, describe_validation_error(error)) from error
+    before = read_model(path, RunIdentity, limit_bytes=MAX_FILE_BYTES)
     was, now = ({**run.model_dump(), **run.config.model_dump()} for run in (before, identity))
     for key in [*TrainingConfig.model_fields, *RunIdentity.model_fields]:
         if was[key] != now[key]:

@@ -101,7 +101,12 @@ def _random_lines(benchmark: Microbenchmark, lines: int) -> Work:
 
 
 def traffic(
-    memory: MemoryHierarchy, level: str | None, *, element_bytes: int, read_bytes: int, written_bytes: int
+    memory: MemoryHierarchy,
+    level: str | None,
+    *,
+    element_bytes: float,
+    read_bytes: float,
+    written_bytes: float,
 ) -> Work:
     """Bytes by level for data that lives at ``level``.
 

@@ -15,12 +15,11 @@ from pydantic import (
     Field,
     NonNegativeFloat,
     PositiveFloat,
-    ValidationError,
     field_validator,
 )
 
-from calibration_data import TERMS, InvalidFileError, MemoryHierarchy, UsageError
-from calibration_data.store import describe_validation_error
+from calibration_data import TERMS, MemoryHierarchy, UsageError
+from calibration_data.files import read_model
 from calibration_data.terms import POWER_TERMS
 
 MAX_FILE_BYTES = 1_000_000
@@ -153,9 +152,4 @@ def load_spec(name: str) -> SimulatedDeviceSpec:
             f"There is no simulated device {name!r}.",
             next_step=f"Shipped are {', '.join(shipped_names())}; or give sim:FILE.json.",
         )
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise InvalidFileError(path, f"it is larger than {MAX_FILE_BYTES} bytes")
-    try:
-        return SimulatedDeviceSpec.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise InvalidFileError(path, describe_validation_error(error)) from error
+    return read_model(path, SimulatedDeviceSpec, limit_bytes=MAX_FILE_BYTES)

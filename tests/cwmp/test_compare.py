@@ -150,9 +150,9 @@ def judged(folder: Path, **accuracies: tuple[float, ...]) -> ComparisonReport:
 @pytest.mark.parametrize(
     ("cwmp", "topk", "word"),
     [
-        ((0.90,), (0.85,), "beats topk"),
-        ((0.85,), (0.90,), "loses to topk"),
-        ((0.900,), (0.895,), "ties with topk"),
+        ((0.90,), (0.85,), "ends 5.0 points above topk"),
+        ((0.85,), (0.90,), "ends 5.0 points below topk"),
+        ((0.900,), (0.895,), "ends 0.5 points above topk"),
         ((0.90, 0.91, 0.92), (0.85, 0.86, 0.87), "beats topk"),
         ((0.85, 0.86, 0.87), (0.90, 0.91, 0.92), "loses to topk"),
         # on average 3 points better, but by chance: the seeds disagree

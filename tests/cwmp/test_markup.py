@@ -9,7 +9,18 @@ from fakes.page import read_page
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cwmp.markup import Html, bullets, definitions, element, figure, join, percent, properties, table, text
+from cwmp.report.markup import (
+    Html,
+    bullets,
+    definitions,
+    element,
+    figure,
+    join,
+    percent,
+    properties,
+    table,
+    text,
+)
 
 
 @given(st.text())

@@ -13,7 +13,7 @@ from matplotlib import rcParams
 from matplotlib.cbook import is_math_text
 from matplotlib.figure import Figure
 
-from cwmp.plots import (
+from cwmp.report.plots import (
     Curve,
     ParetoPoint,
     PhaseJoules,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from fakes.known_costs import known_cost_model
-from fakes.page import Element, read_page, svg_of
+from fakes.page import Element, drawn_text, read_page, svg_of
 
 from calibration_data import InvalidFileError, UsageError
 from calibration_data.records import CalibrationRecord
@@ -30,7 +30,7 @@ from profiler.devices import open_device
 from profiler.plan import make_plan
 
 CREATED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-EVIL = '"><script>alert(1)</script><img src=x onerror=alert(2)> & $\\frac'
+EVIL = '"><script>alert(1)</script><img src=x onerror=alert(2)> & $\\frac 漢字'
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +154,12 @@ def test_simulated_joules_are_never_called_measured(page: Element) -> None:
     assert "measured" not in without_glossary(page).lower()
     for image in page.all("img"):
         assert "measured" not in (image.attributes["alt"] or "")
+        assert "measured" not in drawn_text(image).lower()
+
+
+def test_every_figure_of_joules_says_simulated_in_itself(page: Element) -> None:
+    for image in page.all("img"):
+        assert "simulated" in drawn_text(image).lower()
 
 
 def test_the_head_names_device_dates_and_versions(page: Element, campaign: Path) -> None:
@@ -390,7 +396,7 @@ def test_hostile_names_stay_text(campaign: Path, tmp_path: Path) -> None:
         }
         folder.mkdir(exist_ok=True)
         append_record(folder / "records.jsonl", record.model_copy(update=evil))
-    document = load_cost_model(campaign / "model.json").document
+    document = known_cost_model(relative_u=0.02, refused=frozenset({"launch"})).document
     coefficients = tuple(
         item.model_copy(update={"reason": EVIL}) if item.status == "refused" else item
         for item in document.coefficients

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from xml.etree import ElementTree
@@ -68,7 +69,16 @@ def read_page(page: str) -> Element:
 
 def svg_of(image: Element) -> ElementTree.Element:
     """The SVG document inside an image of the page."""
+    return ElementTree.fromstring(_source(image))
+
+
+def drawn_text(image: Element) -> str:
+    """Every text in an image; matplotlib draws letters as paths and says what they are in a comment."""
+    return "\n".join(re.findall("<!-- (.*?) -->", _source(image), flags=re.DOTALL))
+
+
+def _source(image: Element) -> str:
     address = image.attributes["src"] or ""
     prefix = "data:image/svg+xml;base64,"
     assert address.startswith(prefix)
-    return ElementTree.fromstring(base64.b64decode(address.removeprefix(prefix)))
+    return base64.b64decode(address.removeprefix(prefix)).decode()

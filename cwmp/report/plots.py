@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -28,9 +29,6 @@ Array = NDArray[np.float64]
 WIDTH_IN = 9.6
 """Width of a figure at 100 %: 922 CSS pixels, the text column of the report."""
 
-FONT = "DejaVu Sans"
-"""Comes with matplotlib, so that figures look the same everywhere."""
-
 _COLOURS: Mapping[str, str] = MappingProxyType(
     {
         "cwmp": "#0072B2",
@@ -49,7 +47,7 @@ _STYLES = ("-", "--", ":", "-.")
 _RC: dict[Any, Any] = {
     "svg.hashsalt": "calijoule",
     "svg.fonttype": "path",
-    "font.family": FONT,
+    "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.titlesize": 10.5,
     "axes.titlelocation": "left",
@@ -141,22 +139,18 @@ def svg_data_uri(make: Callable[[], Figure]) -> str:
     """
     import matplotlib
 
-    with matplotlib.rc_context(_RC):
+    with matplotlib.rc_context(_RC), warnings.catch_warnings():
+        # A letter that the font lacks is drawn as a box, which says as much.
+        warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
         buffer = io.BytesIO()
         make().savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def plain_label(name: str) -> str:
-    """A name from a file as a label: never mathematics, no letter that the font lacks, and not too long."""
-    from matplotlib.font_manager import findfont, get_font
-
-    font = get_font(findfont(FONT))
-    drawable = "".join(
-        letter if letter.isprintable() and font.get_char_index(ord(letter)) else "\N{REPLACEMENT CHARACTER}"
-        for letter in name
-    )
-    return (drawable if len(drawable) <= 60 else drawable[:59] + "…").replace("$", r"\$")
+    """A name from a file as a label: never mathematics, never a control character, and not too long."""
+    printable = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
+    return (printable if len(printable) <= 60 else printable[:59] + "…").replace("$", r"\$")
 
 
 def plot_accuracy_against_joules(curves: Sequence[Curve], provenance: str) -> Figure:

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from importlib import resources
 
 from calibration_data import __version__
-from cwmp.markup import Html, bullets, colour, definitions, element, join, paragraph
-from cwmp.report_calibration import coefficients_section, device_section, diagnostics_section, fit_section
-from cwmp.report_comparison import comparison_section
-from cwmp.report_contents import ReportContents
-from cwmp.report_costs import costs_section
-from cwmp.report_summary import summary_section
-from cwmp.report_training import provenance_of_prices, provenance_of_sensors, training_section
-from cwmp.report_words import LIMITS, MEANING, WORDS, in_words
+from cwmp.report.calibration import coefficients_section, device_section, diagnostics_section, fit_section
+from cwmp.report.comparison import comparison_section
+from cwmp.report.contents import ReportContents
+from cwmp.report.costs import costs_section
+from cwmp.report.markup import Html, bullets, colour, definitions, element, join, paragraph
+from cwmp.report.summary import summary_section
+from cwmp.report.training import provenance_of_prices, provenance_of_sensors, training_section
+from cwmp.report.words import LIMITS, MEANING, WORDS, in_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ def page(contents: ReportContents) -> str:
         "head",
         Html('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),
         element("title", f"{contents.name}: joules, {provenance_of(contents)}"),
-        element("style", Html((resources.files("cwmp") / "report.css").read_text(encoding="utf-8"))),
+        element("style", Html((resources.files("cwmp.report") / "report.css").read_text(encoding="utf-8"))),
     )
     body = element(
         "body",

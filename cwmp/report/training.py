@@ -6,17 +6,17 @@ from collections.abc import Iterator, Sequence
 from statistics import mean, stdev
 
 from cost_models.engineering import quantity, quantity_with_uncertainty
-from cwmp.markup import Html, bullets, element, figure, join, paragraph, percent, properties, table
-from cwmp.plots import (
+from cwmp.report.contents import TrainedRun
+from cwmp.report.markup import Html, bullets, element, figure, join, paragraph, percent, properties, table
+from cwmp.report.plots import (
     PhaseJoules,
     plot_accuracy_against_joules,
     plot_phase_energy,
     plot_retained_energy,
     svg_data_uri,
 )
-from cwmp.report_contents import TrainedRun
-from cwmp.report_words import in_words
-from cwmp.rule_runs import RuleRuns, grouped_runs
+from cwmp.report.rule_runs import RuleRuns, grouped_runs
+from cwmp.report.words import in_words
 
 COVERAGE_FACTOR = 2.0
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from cost_models.engineering import quantity
 from cwmp.comparison import ComparisonReport, Entry
-from cwmp.markup import Html, element, figure, join, percent, table
-from cwmp.plots import ParetoPoint, plot_pareto, svg_data_uri
-from cwmp.report_words import in_words
-from cwmp.rule_runs import budget_in_words
+from cwmp.report.markup import Html, element, figure, join, percent, table
+from cwmp.report.plots import ParetoPoint, plot_pareto, svg_data_uri
+from cwmp.report.rule_runs import budget_in_words
+from cwmp.report.words import in_words
 from cwmp.selector import RULES
 
 COVERAGE_FACTOR = 2.0

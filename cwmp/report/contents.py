@@ -10,26 +10,31 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
-
-from calibration_data import InvalidFileError, UsageError
+from calibration_data import UsageError
+from calibration_data.files import read_model
 from calibration_data.records import CalibrationRecord
-from calibration_data.store import describe_validation_error, read_records, records_sha256
+from calibration_data.store import read_records, records_sha256
 from cost_models import CostModel, load_cost_model
 from cwmp.compare import COMPARISON as COMPARISON_FILE
 from cwmp.compare import RUNS
 from cwmp.comparison import ComparisonReport
 from cwmp.cost_document import CostsDocument, load_costs
-from cwmp.run_files import CONFIG, COST_MODEL, COSTS, ROUNDS, SUMMARY, read_rounds, read_summary
+from cwmp.run_files import (
+    CONFIG,
+    COST_MODEL,
+    COSTS,
+    MAX_FILE_BYTES,
+    ROUNDS,
+    SUMMARY,
+    read_rounds,
+    read_summary,
+)
 from cwmp.run_record import RoundReport, RunIdentity, RunReport
 
 RECORDS = "records.jsonl"
 MODEL = "model.json"
 COMPARISON = "comparison"
-
-Model = TypeVar("Model", bound=BaseModel)
 
 _NEXT_STEP = "Give a folder that calijoule train, compare or quickstart has written."
 
@@ -102,7 +107,9 @@ def read_contents(folder: Path) -> ReportContents:
         fitted_here=model is not None and list(model.document.records_sha256) == digests,
         costs=load_costs(costs_path) if costs_path else None,
         runs=tuple(_read_run(path) for path in run_folders),
-        comparison=_read(comparison_path, ComparisonReport) if comparison_path else None,
+        comparison=read_model(comparison_path, ComparisonReport, limit_bytes=MAX_FILE_BYTES)
+        if comparison_path
+        else None,
         missing=(),
     )
     return replace(contents, missing=tuple(_missing(contents)))
@@ -120,7 +127,7 @@ def _read_run(folder: Path) -> TrainedRun:
     summary, rounds = folder / SUMMARY, folder / ROUNDS
     return TrainedRun(
         name=folder.name,
-        identity=_read(folder / CONFIG, RunIdentity),
+        identity=read_model(folder / CONFIG, RunIdentity, limit_bytes=MAX_FILE_BYTES),
         report=read_summary(summary) if summary.is_file() else None,
         rounds=tuple(read_rounds(rounds)) if rounds.is_file() else (),
     )
@@ -147,12 +154,3 @@ def _missing(contents: ReportContents) -> Iterator[str]:
 
 def _first(paths: Sequence[Path]) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
-
-
-def _read(path: Path, kind: type[Model]) -> Model:
-    try:
-        return kind.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise InvalidFileError(path, f"cannot be read ({error.strerror})") from error
-    except ValidationError as error:
-        raise InvalidFileError(path, describe_validation_error(error)) from error

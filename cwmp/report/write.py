@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from calibration_data import UsageError
-from cwmp.report_contents import read_contents
-from cwmp.report_page import page
-from cwmp.run_files import replace_text
+from calibration_data.files import write_whole
+from cwmp.report.contents import read_contents
+from cwmp.report.page import page
 
 REPORT = "report.html"
 
@@ -28,11 +27,5 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
     """
     text = page(read_contents(folder))
     out = folder / REPORT if out is None else out
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(out, text)
-    except OSError as error:
-        raise UsageError(
-            f"{out}: the report cannot be written ({error.strerror}).", next_step="Give another --out."
-        ) from error
+    write_whole(out, text)
     return out

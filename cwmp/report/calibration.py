@@ -12,10 +12,21 @@ from cost_models.identification import MAX_VIF
 from cost_models.plausibility import published_range
 from cost_models.plots import plot_coefficients, plot_measured_vs_predicted, plot_residuals_by_family
 from cost_models.validation import GOOD_CONDITION_NUMBER, findings
-from cwmp.markup import Html, badge, bullets, element, figure, join, paragraph, percent, properties, table
-from cwmp.plots import plain_label, svg_data_uri
-from cwmp.report_contents import ReportContents
-from cwmp.report_words import in_words
+from cwmp.report.contents import ReportContents
+from cwmp.report.markup import (
+    Html,
+    badge,
+    bullets,
+    element,
+    figure,
+    join,
+    paragraph,
+    percent,
+    properties,
+    table,
+)
+from cwmp.report.plots import svg_data_uri
+from cwmp.report.words import in_words
 
 COVERAGE_FACTOR = 2.0
 
@@ -44,12 +55,11 @@ def coefficients_section(model: CostModel) -> Html:
     head = ("operation", "value ± U (k = 2)", "95 % interval", "status", "joules are", "published range")
     rows = [_coefficient_row(model, item) for item in given]
     origins = in_words({item.provenance for item in given} | {model.provenance})
-    drawable = _drawable(model)
     parts = [
         table("Cost of one elementary operation.", origins, head, rows, numeric=(1, 2)),
         *_refused(refused, model.provenance),
         figure(
-            svg_data_uri(lambda: plot_coefficients(drawable)),
+            svg_data_uri(lambda: plot_coefficients(model)),
             "Every coefficient with its 95 % interval",
             "Coefficients with their 95 % intervals; grey: the published range.",
             origins,
@@ -64,36 +74,23 @@ def fit_section(contents: ReportContents) -> Html:
     if model is None or not records:
         return paragraph("The records are not in this folder, so no window can be compared.")
     seen_as = records[0].provenance
-    drawable = _drawable(model)
-    labelled = [record.model_copy(update={"family": plain_label(record.family)}) for record in records]
     whose = "" if contents.fitted_here else " The cost model was fitted to other records than these."
     return join(
         (
             figure(
-                svg_data_uri(lambda: plot_measured_vs_predicted(drawable, labelled)),
+                svg_data_uri(lambda: plot_measured_vs_predicted(model, records)),
                 f"Predicted against {seen_as} joules of every window",
                 f"Predicted against {seen_as} joules of every replicate window, by family.{whose}",
                 seen_as,
             ),
             figure(
-                svg_data_uri(lambda: plot_residuals_by_family(drawable, labelled)),
+                svg_data_uri(lambda: plot_residuals_by_family(model, records)),
                 "Relative error of every window by family",
                 f"Relative error of the prediction of every replicate window, by family.{whose}",
                 seen_as,
             ),
         )
     )
-
-
-def _drawable(model: CostModel) -> CostModel:
-    """The same model with names and reasons that are safe as labels of a figure."""
-    device = model.device
-    if device is not None:
-        device = device.model_copy(update={"model_name": plain_label(device.model_name)})
-    coefficients = tuple(
-        item.model_copy(update={"reason": plain_label(item.reason)}) for item in model.document.coefficients
-    )
-    return CostModel(model.document.model_copy(update={"device": device, "coefficients": coefficients}))
 
 
 def _device_rows(device: DeviceFingerprint) -> Iterator[tuple[object, object]]:

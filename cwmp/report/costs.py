@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cost_models.engineering import quantity, quantity_with_uncertainty
 from cwmp.cost_document import CostsDocument, TensorEntry
-from cwmp.markup import Html, bullets, element, join, paragraph, percent, table
+from cwmp.report.markup import Html, bullets, element, join, paragraph, percent, table
 
 MAX_TENSORS = 60
 """Rows of the table of prices; a large network has more tensors than anyone reads."""
@@ -40,12 +40,13 @@ def costs_section(costs: CostsDocument) -> Html:
     parts += [
         paragraph(
             "The price holds at the stated density, at which neighbours share lines of memory. "
-            "In two parts, it is the joules of opening a line and those of each element kept in it."
+            "In two parts, it is the joules of opening a line and those of each element kept in it. "
+            "Marginal joules are those of everything that is kept, without the fixed ones."
         ),
         table(
             "Squared norm that each rule is predicted to keep (Laplace gradients of equal scale).",
             costs.provenance,
-            ("budget, share of dense", "topk", "cwmp-l1", "cwmp", "cwmp over topk"),
+            ("budget, share of marginal joules", "topk", "cwmp-l1", "cwmp", "cwmp over topk"),
             (
                 (
                     f"{100 * gain.budget_share:g} %",

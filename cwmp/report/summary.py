@@ -7,9 +7,9 @@ from statistics import mean
 
 from cost_models import CostModel
 from cost_models.engineering import quantity
-from cwmp.markup import Html, bullets, element, join, paragraph, percent
-from cwmp.report_contents import ReportContents
-from cwmp.rule_runs import RuleRuns, grouped_runs
+from cwmp.report.contents import ReportContents
+from cwmp.report.markup import Html, bullets, element, join, paragraph, percent
+from cwmp.report.rule_runs import RuleRuns, grouped_runs
 
 
 def summary_section(contents: ReportContents) -> Html:
@@ -47,7 +47,7 @@ def _key_figures(contents: ReportContents) -> Iterator[tuple[str, str]]:
         if best is not None:
             points = f"{100 * (best.cwmp - best.topk):+.1f} pt"
             share = f"{100 * best.budget_share:g} %"
-            yield points, f"predicted gain over Top-K in squared norm kept, at {share} of the dense joules"
+            yield points, f"predicted gain over Top-K in squared norm kept, at {share} of the marginal joules"
 
 
 def _sentences(contents: ReportContents) -> Iterator[str]:

@@ -10,8 +10,8 @@ import numpy as np
 
 from cost_models.engineering import quantity
 from cwmp.budget import Phase
-from cwmp.plots import Curve
-from cwmp.report_contents import TrainedRun
+from cwmp.report.contents import TrainedRun
+from cwmp.report.plots import Curve
 from cwmp.run_record import ClientReport, PhaseEnergy, summed_energy
 from cwmp.selector import RULES
 

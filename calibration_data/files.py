@@ -1,0 +1,148 @@
+"""Files that are whole at any moment, and files that are not to be trusted: writing and reading every format.
+
+Written: a temporary file, fsync, rename, fsync of the folder; or one appended line and fsync. Whenever the
+process is killed, a reader finds the old content or the new one.
+Read: bounded in size, and every problem is one line with the name of the field.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from calibration_data.errors import InvalidFileError, UsageError
+
+MAX_SHOWN = 200
+"""Characters of a field name or message that are shown; both can come from a hostile file."""
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all; when this returns, it is on the disk.
+
+    Raises:
+        UsageError: the file cannot be written there.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be written ({error.strerror}).", next_step="Choose another place."
+        ) from error
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one line and return only when it is on the disk.
+
+    A line that an earlier crash tore is cut off first, so that a file never holds half a line.
+
+    Raises:
+        UsageError: the file cannot be written there.
+    """
+    created = not path.exists()
+    try:
+        with open(path, "ab+") as file:
+            _cut_torn_line(file)
+            file.write(line.encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if created:
+            sync_folder(path.parent)
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be written ({error.strerror}).", next_step="Choose another place."
+        ) from error
+
+
+def read_bounded(path: Path, limit_bytes: int, *, next_step: str = "") -> bytes:
+    """The content of a file of at most ``limit_bytes``.
+
+    Raises:
+        InvalidFileError: it cannot be read or is larger.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read(limit_bytes + 1)
+    except OSError as error:
+        raise InvalidFileError(path, f"cannot be read ({error.strerror})", next_step=next_step) from error
+    if len(data) > limit_bytes:
+        raise InvalidFileError(path, f"it is larger than {limit_bytes} bytes")
+    return data
+
+
+def parse_model(
+    path: Path, data: bytes | str, model: type[Model], *, where: str = "", strict: bool = False
+) -> Model:
+    """Validate JSON against a model.
+
+    Args:
+        path: file that it came from, for the error.
+        data: the JSON.
+        model: what it must be.
+        where: what part of the file it is, such as ``line 3: ``.
+        strict: whether values must already have their types.
+
+    Raises:
+        InvalidFileError: it is no JSON or breaks the model.
+    """
+    try:
+        return model.model_validate_json(data, strict=strict)
+    except ValidationError as error:
+        raise InvalidFileError(path, where + describe_validation_error(error)) from error
+
+
+def read_model(
+    path: Path, model: type[Model], *, limit_bytes: int, next_step: str = "", strict: bool = False
+) -> Model:
+    """A JSON file of at most ``limit_bytes`` as a model.
+
+    Raises:
+        InvalidFileError: it cannot be read, is larger, is no JSON or breaks the model.
+    """
+    return parse_model(path, read_bounded(path, limit_bytes, next_step=next_step), model, strict=strict)
+
+
+def describe_validation_error(error: ValidationError) -> str:
+    """The first problem of a pydantic error in one short line, with the name of the field."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    field = ".".join(str(part) for part in first["loc"])[:MAX_SHOWN]
+    message = str(first["msg"]).removeprefix("Value error, ")[:MAX_SHOWN]
+    return f"field {field!r}: {message}" if field else message
+
+
+def _cut_torn_line(file: BinaryIO) -> None:
+    size = file.seek(0, os.SEEK_END)
+    if size == 0:
+        return
+    file.seek(-1, os.SEEK_END)
+    if file.read(1) != b"\n":
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+        file.seek(0, os.SEEK_END)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename or a new file in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,157 @@
+"""What one client does in a round: train, add what it remembers, select within its budget, pack.
+
+Engines differ in how the message travels; this is the same on all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cwmp.budget import Phase
+from cwmp.budgeted_selection import Choice, select_within
+from cwmp.error_feedback import ErrorFeedback
+from cwmp.federation import Federation, local_settings
+from cwmp.local_training import LocalUpdate, local_update
+from cwmp.phase_meter import Seen, SeeWork, Works
+from cwmp.phases import client_energy, client_works
+from cwmp.run_record import ClientReport, PhaseEnergy
+from cwmp.seeding import derived_seed
+from cwmp.selector import Rule, select
+from cwmp.sparse_update import SparseUpdate, add_to, pack
+
+Weights = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientResult:
+    """What leaves a client after a round, and what stays there.
+
+    Attributes:
+        message: goes to the server.
+        report: what it did and what that cost.
+        residual: what it did not send; empty without error feedback.
+    """
+
+    message: SparseUpdate
+    report: ClientReport
+    residual: Weights
+
+
+def client_round(
+    federation: Federation, weights: Weights, residual: Weights, round_index: int, client: int
+) -> ClientResult:
+    """What one client does in a round: train, select, pack.
+
+    Raises:
+        DivergedError: its update is not finite.
+    """
+    config, meter = federation.config, federation.meter
+    see: dict[Phase, SeeWork] = {}
+    meter.begin_client(round_index, client)
+    trained, see["train"] = meter.run(lambda: _train(federation, weights, round_index, client))
+    memory = ErrorFeedback()
+    memory.load_state_dict(residual)
+    wanted = memory.corrected(trained.update) if config.error_feedback else trained.update
+
+    seed = derived_seed(config.seed, "randomk", round_index=round_index, client=client)
+    choice = select_within(wanted, federation.budget, rule=config.selector, seed=seed)
+    masks = choice.selection.masks
+    see["select"] = meter.replay(lambda: _select_again(choice, wanted, seed))
+    message, see["pack"] = meter.run(lambda: pack(wanted, masks))
+    see["aggregate"] = meter.replay(_adding(message, torch.float64))
+    see["apply"] = meter.replay(_adding(message, torch.float32))
+    see["uplink"] = _link_is_not_seen
+
+    if config.error_feedback:
+        memory.remember(wanted, {name: value * masks[name] for name, value in wanted.items()})
+    works = client_works(
+        federation.costs,
+        choice.cost,
+        masks,
+        federation.training.of_client(trained.samples),
+        message.payload_bytes,
+    )
+    seen = {phase: see[phase](works[phase]) for phase in works}
+    energy = client_energy(federation.costs, choice.cost, works, seen)
+    return ClientResult(
+        message=message,
+        report=_client_report(federation, client, trained, wanted, choice, message, energy),
+        residual=memory.state_dict(),
+    )
+
+
+def _train(federation: Federation, weights: Weights, round_index: int, client: int) -> LocalUpdate:
+    indices = torch.from_numpy(federation.partition.indices[client])
+    return local_update(
+        federation.network,
+        weights,
+        federation.data.train_x[indices],
+        federation.data.train_y[indices],
+        local_settings(federation.config),
+        seed=derived_seed(federation.config.seed, "local", round_index=round_index, client=client),
+        client=client,
+    )
+
+
+def _select_again(choice: Choice, wanted: Weights, seed: int) -> None:
+    """The one scan that is priced: the selection at its final prices."""
+    rule = choice.selection.rule
+    generator = torch.Generator().manual_seed(seed) if rule == "randomk" else None
+    select(wanted, choice.prices_j, choice.selection.budget_j, rule=rule, generator=generator)
+
+
+def _adding(message: SparseUpdate, dtype: torch.dtype) -> Callable[[], None]:
+    """Add a message to a vector of its own, as the server and then the client would."""
+    vector = torch.zeros(message.coordinates, dtype=dtype)
+    return lambda: add_to(vector, message, 1.0)
+
+
+def _link_is_not_seen(works: Works) -> Seen:
+    return Seen(reason="no sensor sees the link: its joules are counted bytes times a literature figure")
+
+
+def _client_report(
+    federation: Federation,
+    client: int,
+    trained: LocalUpdate,
+    wanted: Weights,
+    choice: Choice,
+    message: SparseUpdate,
+    energy: dict[Phase, PhaseEnergy],
+) -> ClientReport:
+    selection, budget = choice.selection, federation.budget
+    predicted_j = choice.cost.total_j.value
+    return ClientReport(
+        client=client,
+        samples=trained.samples,
+        training_loss=trained.mean_loss if math.isfinite(trained.mean_loss) else None,
+        rule=federation.config.selector,
+        budget_j=budget.budget_j,
+        fixed_j=budget.fixed_j,
+        marginal_j=choice.cost.marginal_j.value,
+        predicted_j=predicted_j,
+        upper_j=choice.upper_j,
+        priced_j=selection.spent_j,
+        kept=selection.kept,
+        density=dict(selection.density_by_tensor),
+        selections=choice.selections,
+        squared_norm=selection.total_squared_norm,
+        retained_squared_norm=selection.retained_squared_norm,
+        topk_retained_squared_norm=_retained_by("topk", choice, wanted),
+        cwmp_retained_squared_norm=_retained_by("cwmp", choice, wanted),
+        payload_bytes=message.payload_bytes,
+        energy=energy,
+    )
+
+
+def _retained_by(rule: Rule, choice: Choice, wanted: Weights) -> float:
+    """Squared norm that a rule keeps of this update for the joules that the choice spent at its prices."""
+    selection = choice.selection
+    if selection.rule in (rule, "dense"):
+        return selection.retained_squared_norm
+    return select(wanted, choice.prices_j, selection.spent_j, rule=rule).retained_squared_norm

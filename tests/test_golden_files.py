@@ -1,0 +1,39 @@
+"""One file of every format and version ever released still loads, and still says what it said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from calibration_data.store import read_records
+from cost_models import fit_cost_model, load_cost_model
+from cwmp.cost_document import load_costs
+from profiler.simulated_spec import load_spec
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def test_every_golden_file_is_tested() -> None:
+    tested = {"record-v1.jsonl", "cost-model-v1.json", "costs-v1.json", "simulated-device-v1.json"}
+    assert {path.name for path in GOLDEN.iterdir()} == tested
+
+
+def test_records_of_version_1() -> None:
+    records = read_records(GOLDEN / "record-v1.jsonl")
+    assert len({record.point for record in records}) == len(records) == 48
+    assert {record.provenance for record in records} == {"simulated"}
+    assert fit_cost_model(records, records_sha256=[]).coefficients["byte_l1"].status == "identified"
+
+
+def test_cost_model_of_version_1() -> None:
+    model = load_cost_model(GOLDEN / "cost-model-v1.json")
+    assert model.provenance == "simulated"
+    low, high = model.coefficients["byte_dram_read"].ci95 or (0.0, 0.0)
+    assert low < 3.2e-10 < high
+
+
+def test_costs_of_version_1() -> None:
+    assert load_costs(GOLDEN / "costs-v1.json").tensors
+
+
+def test_simulated_device_of_version_1() -> None:
+    assert load_spec(str(GOLDEN / "simulated-device-v1.json")).truth["byte_dram_read"] == 3.2e-10
