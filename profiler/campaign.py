@@ -19,7 +19,7 @@ from importlib.metadata import version
 from math import ceil
 from pathlib import Path
 
-from calibration_data import MeasurementError, UsageError, WindowReading, domain_kind
+from calibration_data import FLAG_MEANING, MeasurementError, UsageError, WindowReading, domain_kind
 from calibration_data.records import CalibrationRecord, CampaignId, DeviceFingerprint, Window
 from calibration_data.store import append_record, finished_records
 from profiler.device import Device, Execution, Kernel
@@ -135,7 +135,7 @@ class _Trial:
                 if not execution.throttled:
                     replicates.append(window)
                     continue
-                dropped.append(window.model_copy(update={"notes": ("throttled",)}))
+                dropped.append(window.model_copy(update={"notes": (*window.notes, "throttled")}))
                 if len(dropped) > MAX_DROPPED:
                     raise MeasurementError(
                         f"{point.point} was throttled {len(dropped)} times.",
@@ -209,11 +209,15 @@ class _Trial:
             busy_core_s=min(execution.busy_core_s, reading.duration_s * cores),
             energy_j=dict(reading.energy_j),
             quantisation_u_j=dict(reading.quantisation_u_j),
+            notes=tuple(
+                f"{domain}: {FLAG_MEANING[flag]}" for domain, flags in reading.flags.items() for flag in flags
+            ),
         )
 
     def _refuse_stuck_counters(self, reading: WindowReading) -> None:
         for domain, energy_j in reading.energy_j.items():
-            if energy_j == 0 and domain_kind(domain) in ("package", "gpu"):
+            stuck = energy_j == 0 or "stuck" in reading.flags.get(domain, ())
+            if stuck and domain_kind(domain) in ("package", "gpu"):
                 raise MeasurementError(
                     f"{domain} did not move in {reading.duration_s:.3g} s of work: the counter is stuck.",
                     next_step="Check the sensor with: calijoule devices; then continue with --resume.",

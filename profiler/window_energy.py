@@ -31,7 +31,7 @@ SIGNIFICANT = 3.0
 STEADY_REL = 0.002
 """Powers that differ by less count as one; nothing is steadier."""
 
-WITHIN_TICK = 2.0
+WITHIN_TICK = 2.2
 """Power varies more within an update period than its means from one to the next. Square waves with about
 two ticks in their period, the least favourable, need this factor for intervals that hold
 (benchmarks/windows.py)."""
