@@ -95,7 +95,7 @@ class CounterSpec:
     Attributes:
         domain: ``package-0``, ``dram-0``, ``core-0``, ``uncore-0``, ``psys``, ``gpu-0``.
         kind: ``counter`` (cumulative energy) or ``power`` (samples in watts).
-        interface: ``powercap``, ``nvml``, ``pyjoules`` or ``simulated``.
+        interface: ``perf``, ``powercap``, ``pyjoules``, ``nvml``, ``hwmon`` or ``simulated``.
         source: file or call that is read.
         resolution_uj: smallest step of the counter, in µJ; None if unknown.
         range_uj: the counter starts again at 0 when it reaches this, in µJ; None if it never wraps.
