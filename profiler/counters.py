@@ -43,6 +43,14 @@ IDLE_PERIODS = 1.5
 STUCK_PERIODS = 3.0
 """A counter that is known to tick and stands still for this many update periods is stuck."""
 
+STUCK_LEAST_S = 0.05
+"""However often it ticks, it stands still for so long: what updates it, a hypervisor say, can be late."""
+
+
+def patience_s(period_s: float, periods: float) -> float:
+    """How long a counter may stand still: some update periods, and never less than ``STUCK_LEAST_S``."""
+    return max(periods * period_s, STUCK_LEAST_S)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TickTiming:
@@ -191,7 +199,8 @@ class Counters:
         counter.raw_uj, counter.read_s = raw_uj, read_s
         moved_uj = counter_difference(before_uj, raw_uj, self.specs[domain].range_uj)
         if not moved_uj:
-            if read_s - counter.moved_s > STUCK_PERIODS * period_s and self.timing[domain].discovered:
+            still_s = read_s - counter.moved_s
+            if still_s > patience_s(period_s, STUCK_PERIODS) and self.timing[domain].discovered:
                 self._stood_still_s[domain] = read_s
             if read_s - tick.time_s > IDLE_PERIODS * period_s:
                 # At no power a counter ticks and shows the same.

@@ -25,7 +25,7 @@ from calibration_data import (
     WindowReading,
 )
 from profiler.clock import Clock, MonotonicClock
-from profiler.counters import PLAUSIBLE_POWER_W, STUCK_PERIODS, Counters, Tick, TickTiming
+from profiler.counters import PLAUSIBLE_POWER_W, STUCK_PERIODS, Counters, Tick, TickTiming, patience_s
 from profiler.errors import CounterResetError, ImplausiblePowerError, SensorMissingError, WindowOrderError
 from profiler.sensors.base import Sensor
 from profiler.ticks import discover_ticks, leading_domains, wait_for_ticks
@@ -401,7 +401,8 @@ class EnergyMeter:
         flags = energy.flags
         if span.domain in self._counters.slow:
             flags += ("slow read",)
-        unmoved = "unmoved" in flags and span.duration_s > STUCK_PERIODS * span.timing.period_s
+        must_move_s = patience_s(span.timing.period_s, STUCK_PERIODS)
+        unmoved = "unmoved" in flags and span.duration_s > must_move_s
         if stood_still or (span.domain in self._leading and unmoved):
             flags += ("stuck",)
         return flags

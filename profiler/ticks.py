@@ -14,7 +14,7 @@ from math import gcd, sqrt
 
 from calibration_data import total_domains
 from profiler.clock import Clock
-from profiler.counters import Counters, Tick, TickTiming
+from profiler.counters import Counters, Tick, TickTiming, patience_s
 
 LONGEST_WAIT_PERIODS = 2.0
 """A counter that does not move in this many update periods is not waited for any longer."""
@@ -44,7 +44,7 @@ def leading_domains(domains: Iterable[str]) -> tuple[str, ...]:
 
 
 def wait_for_ticks(counters: Counters, clock: Clock, domains: Iterable[str]) -> dict[str, list[Tick]]:
-    """Read until each of some counters has moved, or has had two update periods to do so.
+    """Read until each of some counters has moved, or has had two update periods (50 ms at least) to do so.
 
     Returns:
         The ticks that were seen, in order, of every counter that moved, whether it was waited for or not.
@@ -62,7 +62,7 @@ def wait_for_ticks(counters: Counters, clock: Clock, domains: Iterable[str]) -> 
             domain
             for domain in waiting
             if domain not in watch.seen
-            and elapsed_s < LONGEST_WAIT_PERIODS * counters.timing[domain].period_s
+            and elapsed_s < patience_s(counters.timing[domain].period_s, LONGEST_WAIT_PERIODS)
         }
     return watch.seen
 
