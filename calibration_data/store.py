@@ -12,7 +12,6 @@ from calibration_data.records import CalibrationRecord
 
 MAX_LINE_BYTES = 8_000_000
 MAX_FILE_BYTES = 512_000_000
-MAX_SHOWN = 200
 
 
 def append_record(path: Path, record: CalibrationRecord) -> None:
