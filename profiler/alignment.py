@@ -23,7 +23,7 @@ Align = Literal["auto", "always", "never"]
 LONGEST_ALIGNED_PERIOD_S = 0.5
 """``auto`` does not wait for counters that tick less often."""
 
-JUST_NOW = 0.05
+JUST_NOW = 0.3
 """A window that begins within this part of an update period after a tick begins at the tick."""
 
 CLOSELY = 0.01

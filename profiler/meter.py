@@ -282,9 +282,9 @@ class EnergyMeter:
         except MeasurementError as error:
             self._fail(error)
             raise
-        for window in tuple(self._open.values()):
-            for domain in self._alignment.watched():
-                tick = self._counters.ticks()[domain]
+        for domain in self._alignment.watched():
+            tick = self._counters.ticks()[domain]
+            for window in tuple(self._open.values()):
                 if tick.total_uj != window.opening[domain].total_uj:
                     window.first.setdefault(domain, tick)
 
