@@ -42,7 +42,7 @@ DURATIONS_S = (0.01, 0.05, 0.2, 1.0)
 REPEATS = {0.01: 40, 0.05: 25, 0.2: 15, 1.0: 9}
 METERS = ("calijoule", "zeus", "pyJoules", "codecarbon")
 FAULTS = ("wrap", "failed read", "stuck", "reset")
-GPU_FAULTS = ("GPU lost", "counter unsupported")
+GPU_FAULTS = ("GPU lost", "no energy counter")
 FAULT_WINDOW_S = 0.5
 
 Window = Callable[[Callable[[], None]], float | None]
@@ -164,7 +164,10 @@ class Gpu:
         sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
         from fakes import nvml_library
 
-        self._lost, self._unsupported = nvml_library.GPU_IS_LOST, nvml_library.NOT_SUPPORTED
+        self._results = {
+            "GPU lost": nvml_library.GPU_IS_LOST,
+            "no energy counter": nvml_library.NOT_SUPPORTED,
+        }
         self._nvml = nvml_library.load()
         self._nvml.script(gpus=1)
         self._start_s = time.monotonic()
@@ -177,9 +180,8 @@ class Gpu:
         self._wave = True
 
     def fail(self, fault: str) -> None:
-        """From here on the counter answers with an error."""
-        result = self._lost if fault == "GPU lost" else self._unsupported
-        self._nvml.set_results(0, energy_result=result)
+        """From here on the counter answers with an error, or as before where the fault has no name."""
+        self._nvml.set_results(0, energy_result=self._results.get(fault, 0))
 
     def energy_j(self, begin_s: float, end_s: float) -> float:
         """Truth between two moments."""
@@ -198,7 +200,7 @@ def run_meter(name: str, *, on_gpu: bool) -> dict[str, Any]:
     """Everything about one meter on one machine, in this process."""
     result: dict[str, Any] = {"meter": name}
     gpu = Gpu() if on_gpu else None
-    window = WINDOWS[name](on_gpu)
+    windows = [WINDOWS[name](on_gpu)]
 
     def sleeping(
         seconds: float, half_way: Callable[[], None] = lambda: None
@@ -214,7 +216,7 @@ def run_meter(name: str, *, on_gpu: bool) -> dict[str, Any]:
             edges.append(time.monotonic())
 
         started = time.monotonic()
-        joules = window(work)
+        joules = windows[-1](work)
         ended = time.monotonic()
         true_j = (gpu.energy_j if gpu else cpu_j)(*edges)
         return joules, true_j, ended - started - (edges[1] - edges[0])
@@ -227,16 +229,25 @@ def run_meter(name: str, *, on_gpu: bool) -> dict[str, Any]:
         for seconds in DURATIONS_S:
             found = []
             for repeat in range(REPEATS[seconds]):
-                # Windows begin at any phase of the counter.
+                # Windows begin and end at any phase of the counter.
                 time.sleep(0.037 * (repeat % 5))
-                found.append(sleeping(seconds))
+                found.append(sleeping(seconds * (1 + 0.03 * (repeat % 10))))
             errors = [abs(joules / true_j - 1) for joules, true_j, _ in found if joules is not None]
             refused = len(found) - len(errors)
             remark = f" ({refused} of {len(found)} refused)" if refused else ""
             result[f"{kind} {seconds:g}"] = f"{100 * median(errors):.2f} %{remark}" if errors else "no number"
             result[f"overhead {kind} {seconds:g}"] = median(overhead for *_, overhead in found)
-    for fault in GPU_FAULTS if gpu else FAULTS:
-        result[fault] = under_gpu_fault(gpu, fault, sleeping) if gpu else under_fault(fault, sleeping)
+    if gpu is None:
+        return result | {fault: under_fault(fault, sleeping) for fault in FAULTS}
+    lost, without_counter = GPU_FAULTS
+    result[lost] = what_it_says(lambda: sleeping(FAULT_WINDOW_S, lambda: gpu.fail(lost)))
+    gpu.fail(without_counter)
+
+    def a_new_meter() -> tuple[float | None, float, float]:
+        windows.append(WINDOWS[name](on_gpu))
+        return sleeping(FAULT_WINDOW_S)
+
+    result[without_counter] = what_it_says(a_new_meter)
     return result
 
 
@@ -256,10 +267,6 @@ def under_fault(fault: str, sleeping: Callable[..., tuple[float | None, float, f
         said = what_it_says(lambda: sleeping(FAULT_WINDOW_S, lambda: command(kind, seconds)))
     time.sleep(3.2)
     return said
-
-
-def under_gpu_fault(gpu: Gpu, fault: str, sleeping: Callable[..., tuple[float | None, float, float]]) -> str:
-    return what_it_says(lambda: sleeping(FAULT_WINDOW_S, lambda: gpu.fail(fault)))
 
 
 def what_it_says(window: Callable[[], tuple[float | None, float, float]]) -> str:

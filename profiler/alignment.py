@@ -10,13 +10,14 @@ where they are expected, so that a window can begin at any moment and only its e
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from math import floor
 from typing import Literal
 
 from profiler.clock import Clock
-from profiler.counters import Counters
-from profiler.ticks import POLLS_PER_PERIOD, SPIN_BELOW_S, discover_ticks, leading_domains
+from profiler.counters import Counters, Tick
+from profiler.ticks import POLLS_PER_PERIOD, SPIN_BELOW_S, discover_ticks, leading_domains, with_variation
 
 Align = Literal["auto", "always", "never"]
 
@@ -34,6 +35,9 @@ STILL_THE_LAST = 1.25
 
 MARGIN = 0.02
 """A slow counter is watched for at least this part of its period around the moment when a tick is due."""
+
+RECENT = 32
+"""Ticks of a slow counter that tell how much its power varies of late."""
 
 MARGIN_JITTERS = 3.0
 """And for so many standard deviations of the time between its ticks."""
@@ -60,6 +64,7 @@ class Alignment:
         self._align = align
         self.at_any_price = align == "always"
         self._anchor_s: dict[str, float] = {}
+        self._recent: dict[str, deque[Tick]] = {domain: deque(maxlen=RECENT) for domain in counters.specs}
         self.worth_it = self._worth_it()
 
     def discover(self) -> None:
@@ -121,6 +126,16 @@ class Alignment:
                 if not read():
                     return
                 self._clock.sleep(pause_s)
+            self._note_powers()
+
+    def _note_powers(self) -> None:
+        """Counters may tick together: what one was watched for is seen of all."""
+        ticks = self._counters.ticks()
+        for domain in self.watched() & set(ticks):
+            tick, recent = ticks[domain], self._recent[domain]
+            if tick.power_w is not None and (not recent or recent[-1] != tick):
+                recent.append(tick)
+                self._counters.timing[domain] = with_variation(self._counters.timing[domain], recent)
 
     def _next_due(self) -> tuple[str, float, float] | None:
         """The slow counter that ticks next, and from when to when it is to be watched."""

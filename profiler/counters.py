@@ -63,6 +63,7 @@ class TickTiming:
         variation_w: standard deviation of the power from tick to tick, where it changes from each tick to
             the next; 0 if it was steady.
         power_w: mean power while the counter was discovered; None if it was not.
+        unseen_s: part of each update period over which the sensor does not average.
         discovered: seen on the device, not taken from a data sheet.
     """
 
@@ -71,14 +72,17 @@ class TickTiming:
     resolution_uj: float = 0.0
     variation_w: float = 0.0
     power_w: float | None = None
+    unseen_s: float = 0.0
     discovered: bool = False
 
 
 def nominal_timing(spec: CounterSpec) -> TickTiming:
     """What the data sheet says."""
+    period_s = UNKNOWN_PERIOD_S if spec.update_period_s is None else max(spec.update_period_s, 1e-9)
     return TickTiming(
-        period_s=UNKNOWN_PERIOD_S if spec.update_period_s is None else max(spec.update_period_s, 1e-9),
+        period_s=period_s,
         resolution_uj=spec.resolution_uj or 0.0,
+        unseen_s=max(0.0, period_s - (spec.averaging_window_s or period_s)),
     )
 
 

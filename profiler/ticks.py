@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import reduce
 from itertools import pairwise
 from math import gcd, sqrt
@@ -90,7 +91,8 @@ def discover_ticks(counters: Counters, clock: Clock) -> None:
     for domain, ticks in watch.seen.items():
         timing = timing_of(ticks)
         if timing is not None:
-            counters.timing[domain] = timing
+            window_s = counters.specs[domain].averaging_window_s or timing.period_s
+            counters.timing[domain] = replace(timing, unseen_s=max(0.0, timing.period_s - window_s))
 
 
 def timing_of(ticks: Sequence[Tick]) -> TickTiming | None:
@@ -107,15 +109,13 @@ def timing_of(ticks: Sequence[Tick]) -> TickTiming | None:
         return None
     intervals_s = [after.time_s - before.time_s for before, after in pairs]
     steps_uj = [after.total_uj - before.total_uj for before, after in pairs]
-    # A tick between two reads is seen up to half of the gap early or late.
-    seen_u_s = sqrt(2 / 3) * statistics.median(after.half_width_s for _, after in pairs)
+    seen_u_s = _seen_u_s([after for _, after in pairs])
     powers_w = [step * 1e-6 / interval for step, interval in zip(steps_uj, intervals_s, strict=True)]
-    noise_w = statistics.mean(powers_w) * seen_u_s / statistics.mean(intervals_s)
     return TickTiming(
         period_s=statistics.median(intervals_s),
         jitter_s=max(seen_u_s, statistics.stdev(intervals_s)),
         resolution_uj=step_uj(steps_uj),
-        variation_w=_variation_w(powers_w, noise_w),
+        variation_w=_variation_w(powers_w, seen_u_s / statistics.mean(intervals_s)),
         power_w=sum(steps_uj) * 1e-6 / sum(intervals_s),
         discovered=True,
     )
@@ -132,14 +132,32 @@ def step_uj(differences_uj: Sequence[int]) -> float:
     return common
 
 
-def _variation_w(powers_w: Sequence[float], noise_w: float) -> float:
-    """Standard deviation from tick to tick, less what the times of the ticks explain.
+def with_variation(timing: TickTiming, ticks: Sequence[Tick]) -> TickTiming:
+    """The same ticks, with the variation of power of late.
+
+    Args:
+        timing: how the counter ticks.
+        ticks: the last ones whose power is known, in order; too few change nothing.
+    """
+    if len(ticks) < MIN_TICKS:
+        return timing
+    powers_w = [tick.power_w for tick in ticks if tick.power_w is not None]
+    return replace(timing, variation_w=_variation_w(powers_w, _seen_u_s(ticks) / timing.period_s))
+
+
+def _seen_u_s(ticks: Sequence[Tick]) -> float:
+    """Uncertainty of the time between two ticks: each is seen up to half of the gap early or late."""
+    return sqrt(2 / 3) * statistics.median(tick.half_width_s for tick in ticks)
+
+
+def _variation_w(powers_w: Sequence[float], noise_rel: float) -> float:
+    """Standard deviation from tick to tick, unless the times of the ticks explain it.
 
     A power that is the same in most ticks and has stepped once is steady: what happens between two ticks
     is like its neighbours. So the typical step decides, not the largest.
     """
     typical_w = statistics.median(abs(after - before) for before, after in pairwise(powers_w))
-    if typical_w <= 3 * noise_w:
+    if typical_w <= 3 * noise_rel * statistics.mean(powers_w):
         return 0.0
     return statistics.stdev(powers_w)
 

@@ -32,7 +32,7 @@ SIGNIFICANT = 3.0
 STEADY_REL = 0.002
 """Powers that differ by less count as one; nothing is steadier."""
 
-WITHIN_TICK = 1.75
+WITHIN_TICK = 1.65
 """Power varies more within an update period than its means from one to the next. Square waves with about
 two ticks in their period, the least favourable, need this factor for intervals that hold
 (benchmarks/windows.py)."""
@@ -265,7 +265,17 @@ def _changing(span: Span) -> WindowEnergy:
     closing_u_j = closing_share * tail_w * span.closing.half_width_s
     edges_u_j = hypot(head_w * span.opening.half_width_s, closing_u_j, following_u_j) / sqrt(3)
     step_u_j = span.timing.resolution_uj * 1e-6 / sqrt(6)
-    return WindowEnergy(energy_j=max(0.0, inside_j), u_j=hypot(edges_u_j, step_u_j, split_u_j))
+    u_j = hypot(edges_u_j, step_u_j, split_u_j, _unseen_u_j(span))
+    return WindowEnergy(energy_j=max(0.0, inside_j), u_j=u_j)
+
+
+def _unseen_u_j(span: Span) -> float:
+    """What a sensor that averages over a part of each update period cannot have seen of the rest.
+
+    The error of each period is taken as independent of the next; power in step with the counter errs more.
+    """
+    periods = max(1.0, span.duration_s / span.timing.period_s)
+    return span.timing.variation_w * span.timing.unseen_s * sqrt(periods)
 
 
 def _within_one_period(span: Span) -> tuple[float, float]:
