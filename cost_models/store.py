@@ -15,7 +15,7 @@ from cost_models.cost_model import CostModel
 from cost_models.document import COST_MODEL_SCHEMA, COST_MODEL_SCHEMA_VERSION, CostModelDocument
 from cost_models.migrations import migrate
 
-MAX_FILE_BYTES = 4_000_000
+MAX_FILE_BYTES = 2_000_000
 """A model of a full campaign has ten thousand; as Python objects JSON can take thirty times its size."""
 
 PUBLISHED_PREFIX = "published:"
