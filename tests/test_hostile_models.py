@@ -25,7 +25,7 @@ def reports(folder: Path, *options: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    "options", [("40", "3"), pytest.param(("500", "11", "heavy"), marks=pytest.mark.slow)], ids=["few", "500"]
+    "options", [("25", "3"), pytest.param(("500", "11", "heavy"), marks=pytest.mark.slow)], ids=["few", "500"]
 )
 def test_every_file_is_valid_or_refused_in_one_line(options: tuple[str, ...], tmp_path: Path) -> None:
     found = reports(tmp_path, *options)
