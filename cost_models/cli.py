@@ -22,6 +22,7 @@ from calibration_data.store import read_records, records_sha256
 from cost_models.cost_model import CostModel
 from cost_models.document import Coefficient
 from cost_models.engineering import interval, quantity, quantity_with_uncertainty
+from cost_models.figures import save_figures
 from cost_models.fitting import fit_cost_model
 from cost_models.plausibility import implausibility, published_range
 from cost_models.store import PUBLISHED_PREFIX, load_cost_model, published_names, save_cost_model
@@ -42,6 +43,9 @@ def fit(
     figure: Annotated[
         Path | None, typer.Option(help="Also draw the fit into this file (PNG, SVG, PDF).")
     ] = None,
+    figures: Annotated[
+        Path | None, typer.Option(help="Also draw every figure of the fit into this folder (PNG).")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the model as JSON instead of tables.")
@@ -56,6 +60,8 @@ def fit(
     save_cost_model(out, model)
     if figure is not None:
         _draw(figure, model, taken)
+    if figures is not None:
+        save_figures(figures, model, taken)
     if as_json:
         typer.echo(_json(model))
         return
