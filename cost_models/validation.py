@@ -28,8 +28,8 @@ GOOD_MAPE = 0.10
 GOOD_COVERAGE = 0.90
 
 NARROWEST, WIDEST = 1.5, 13.0
-"""Half-width of a 95 % interval in standard uncertainties: 1.65 for a rectangular distribution (GUM 4.3.7), 12.7
-for Student's t with one degree of freedom (GUM table G.2)."""
+"""Half-width of a 95 % interval in standard uncertainties: 1.65 for a rectangular distribution (GUM 4.3.7),
+12.7 for Student's t with one degree of freedom (GUM table G.2)."""
 
 MAX_POWER_W = 10_000.0
 """No single device draws more; a cost that would, at a rate that was seen, is wrong."""
