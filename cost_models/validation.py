@@ -1,8 +1,8 @@
 """What a reader of a cost model should know before trusting it.
 
-A file that breaks physics is refused when it is read (``cost_models.document``): each cost has the unit of its
-term, costs and intervals are not negative, an interval contains its value, what is refused has no number, the
-covariance is one and agrees with the uncertainties. As bytes are charged by increment and no increment is
+A file that breaks physics is refused when it is read (``cost_models.document``): each cost has the unit of
+its term, costs and intervals are not negative, an interval contains its value, what is refused has no number,
+the covariance is one and agrees with the uncertainties. As bytes are charged by increment and no increment is
 negative, the cost of a path grows with distance.
 """
 
