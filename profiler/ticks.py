@@ -27,6 +27,9 @@ SILENCE_S = 0.12
 
 LONGEST_DISCOVERY_S = 2.5
 
+MANY_PERIODS = 300
+"""A counter of which too few ticks have been seen closely in so many of its periods is given up."""
+
 SPIN_BELOW_S = 0.005
 """Ticks that come faster are watched without a pause between reads; sleeping takes too long."""
 
@@ -81,7 +84,7 @@ def discover_ticks(counters: Counters, clock: Clock) -> None:
     watch = _Watch(counters, clock, leading_domains(counters.specs))
     elapsed_s = 0.0
     while elapsed_s < MIN_DISCOVERY_S or not all(
-        len(watch.seen.get(domain, ())) > MIN_TICKS
+        _enough(watch.seen.get(domain, ()), elapsed_s / counters.timing[domain].period_s)
         or (domain not in watch.seen and elapsed_s > max(SILENCE_S, 3 * counters.timing[domain].period_s))
         for domain in watch.domains
     ):
@@ -95,6 +98,15 @@ def discover_ticks(counters: Counters, clock: Clock) -> None:
             counters.timing[domain] = replace(timing, unseen_s=max(0.0, timing.period_s - window_s))
 
 
+def _enough(ticks: Sequence[Tick], periods: float) -> bool:
+    """Whether there are ticks enough, and enough seen closely, which takes longer on a busy machine."""
+    return len(ticks) > MIN_TICKS and (len(_sharp_pairs(ticks)) >= MIN_TICKS / 2 or periods > MANY_PERIODS)
+
+
+def _sharp_pairs(ticks: Sequence[Tick]) -> list[tuple[Tick, Tick]]:
+    return [(before, after) for before, after in pairwise(ticks) if before.sharp and after.sharp]
+
+
 def timing_of(ticks: Sequence[Tick]) -> TickTiming | None:
     """Period, jitter, resolution and variation of power.
 
@@ -104,7 +116,7 @@ def timing_of(ticks: Sequence[Tick]) -> TickTiming | None:
     Returns:
         None if there are too few to tell.
     """
-    pairs = [(before, after) for before, after in pairwise(ticks) if before.sharp and after.sharp]
+    pairs = _sharp_pairs(ticks)
     if len(pairs) < MIN_TICKS / 2:
         return None
     intervals_s = [after.time_s - before.time_s for before, after in pairs]
