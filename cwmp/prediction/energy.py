@@ -121,12 +121,13 @@ class EnergyCounterMode(WorkCounter):
         return predict(self.counted, self._model)
 
 
-def predict(counted: CountedWork, model: CostModel) -> Prediction:
+def predict(counted: CountedWork, model: CostModel, *, depth: int | None = None) -> Prediction:
     """Joules of counted work.
 
     Args:
         counted: with the memory of the model's device.
         model: costs of elementary operations.
+        depth: levels of modules that are layers of their own, the outermost being the first; None for all.
 
     Raises:
         UnknownMemoryError: the model does not describe a device.
@@ -148,7 +149,7 @@ def predict(counted: CountedWork, model: CostModel) -> Prediction:
                 reverse=True,
             )
         ),
-        layers=tuple(_shares(timed, model, lambda item: item.layer)),
+        layers=tuple(_shares(timed, model, lambda item: ".".join(item.layer.split(".")[:depth]))),
         not_covered=(*_gaps(counted), *_unpriced(timed, model)),
         without_formula=counted.without_formula,
         without_formula_j=_one_flop_each(counted, model),

@@ -30,7 +30,7 @@ class LayerTracker:
     """Context manager that knows the layer that is running.
 
     Layers are named as by torch's own tools: the class of the outermost module, then the path in it
-    (``ResNet.layer1.0.conv1``); an optimiser's step by its class (``Adam.step``).
+    (``ResNet.layer1.0.conv1``); an optimiser's step by its class (``Adam step``).
     """
 
     def __init__(self) -> None:
@@ -86,7 +86,7 @@ class LayerTracker:
         self._mark()
 
     def _begin_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self._running.append(f"{type(optimizer).__name__}.step")
+        self._running.append(f"{type(optimizer).__name__} step")
 
     def _end_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self._running:
