@@ -130,7 +130,7 @@ def predict(
     """Joules of one training step of a network by operator and layer, with intervals."""
     from cost_models import load_cost_model
     from cwmp.prediction.command import StepSettings, predict_network
-    from cwmp.prediction.words import prediction_json, sentences, shares_table
+    from cwmp.prediction.words import answer_json, sentences, shares_table
 
     costs = load_cost_model(model).with_assumed(_assumed(assume or []))
     settings = StepSettings(
@@ -142,14 +142,14 @@ def predict(
         depth=depth,
     )
     accounting = _measuring_device(device, costs, context, Console(stderr=True, highlight=False))
-    prediction, seen = predict_network(settings, costs, accounting)
+    answer = predict_network(settings, costs, accounting)
     if as_json:
-        typer.echo(json.dumps(prediction_json(prediction, seen), indent=1))
+        typer.echo(json.dumps(answer_json(answer), indent=1))
         return
     console = Console(highlight=False)
-    console.print(shares_table("layer", prediction.layers))
-    console.print(shares_table("operator", prediction.operators))
-    for sentence in sentences(prediction, seen):
+    console.print(shares_table("layer", answer.prediction.layers))
+    console.print(shares_table("operator", answer.prediction.operators))
+    for sentence in sentences(answer):
         _line(console, sentence)
 
 

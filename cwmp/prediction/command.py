@@ -43,9 +43,22 @@ class StepSettings:
     depth: int | None
 
 
-def predict_network(
-    settings: StepSettings, model: CostModel, device: Device | None
-) -> tuple[Prediction, Seen | None]:
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What is known of a step.
+
+    Attributes:
+        step: which it is, in words.
+        prediction: its joules.
+        seen: what a device accounts for it; None if none was asked.
+    """
+
+    step: str
+    prediction: Prediction
+    seen: Seen | None
+
+
+def predict_network(settings: StepSettings, model: CostModel, device: Device | None) -> Answer:
     """Predicted joules of one step, and what a device accounts for it.
 
     Args:
@@ -70,10 +83,11 @@ def predict_network(
     counted = step.counted(fingerprint.memory)
     prediction = predict(counted, model, depth=settings.depth)
     if device is None:
-        return prediction, None
+        return Answer(step=step.description, prediction=prediction, seen=None)
     meter = phase_meter(device, seed=0, window_s=SHORTEST_WINDOW_S[device.provenance])
     _, see = meter.run(step)
-    return prediction, see([item.work * item.calls for item in counted.calls])
+    seen = see([item.work * item.calls for item in counted.calls])
+    return Answer(step=step.description, prediction=prediction, seen=seen)
 
 
 def _input_shape(settings: StepSettings) -> tuple[int, ...]:

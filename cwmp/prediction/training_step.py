@@ -5,7 +5,8 @@ The work of a step depends on shapes, not on values, so random samples do.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -57,24 +58,44 @@ class TrainingStep:
         device: str = "cpu",
     ) -> None:
         self._network = network.to(device).train(optimizer is not None)
+        self._shape = (batch_size, *input_shape)
         self._vocabulary = vocabulary
-        shape = (batch_size, *input_shape)
-        with torch.random.fork_rng(devices=[]):
+        self._optimizer_name = optimizer
+        self._optimizer: torch.optim.Optimizer | None = None
+        self._targets: Tensor | None = None
+        with torch.random.fork_rng(devices=[]), self._clear_errors():
             torch.manual_seed(0)
             self._samples = (
-                torch.randn(shape, device=device)
+                torch.randn(self._shape, device=device, dtype=_dtype_of(network))
                 if vocabulary is None
-                else torch.randint(vocabulary, shape, device=device)
+                else torch.randint(vocabulary, self._shape, device=device)
             )
-            output = self._output_of_new_network(optimizer)
-            self._targets = self._made_up_targets(output)
+            # This also gives lazy parameters their shapes.
+            with torch.no_grad():
+                output = self._network(self._samples)
+        if optimizer is None:
+            return
+        self._targets = self._made_up_targets(_first_real(output))
         parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        if optimizer is not None and not parameters:
+        if not parameters:
             raise EmptyNetworkError(
                 "The network has no trainable parameter.",
                 next_step="Give a network that can be trained, or predict its forward pass alone.",
             )
-        self._optimizer = _OPTIMIZERS[optimizer](parameters) if optimizer is not None else None
+        self._optimizer = _OPTIMIZERS[optimizer](parameters)
+
+    @property
+    def description(self) -> str:
+        """What the step is, in words."""
+        samples = "real numbers" if self._vocabulary is None else f"integers below {self._vocabulary}"
+        parts = ["forward"]
+        if self._optimizer is not None:
+            loss = "cross-entropy" if self._targets is not None else "the network's own loss or mean square"
+            parts += [loss, "backward", f"step of {self._optimizer_name}"]
+        where = self._samples.device.type
+        return (
+            f"{', '.join(parts)}; {samples} in the shape {self._shape}; operators as dispatched for {where}"
+        )
 
     def __call__(self) -> None:
         """Run the step."""
@@ -88,39 +109,43 @@ class TrainingStep:
 
     def counted(self, memory: MemoryHierarchy) -> CountedWork:
         """Work of one step; one runs before, so that the optimiser's states exist."""
-        self()
-        with WorkCounter(memory) as counter:
+        with self._clear_errors():
             self()
+            with WorkCounter(memory) as counter:
+                self()
         return counter.counted
 
-    def _output_of_new_network(self, optimizer: OptimizerName | None) -> Tensor:
-        """One forward pass, which also gives lazy parameters their shapes."""
+    @contextmanager
+    def _clear_errors(self) -> Iterator[None]:
+        """What torch or the network complains about, in one sentence with a next step."""
         try:
-            with torch.no_grad():
-                output = self._network(self._samples)
+            yield
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
             kind = "real numbers" if self._vocabulary is None else f"integers below {self._vocabulary}"
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UsageError(
-                f"The network does not take {kind} in the shape {tuple(self._samples.shape)} ({reason}).",
+                f"The network does not run on {kind} in the shape {self._shape} ({reason}).",
                 next_step="Say what one sample looks like: --input-shape 3,224,224, or for tokens"
                 " --input-shape 128 --vocabulary 1000.",
             ) from error
-        if optimizer is None:
-            return self._samples
-        return _first_real(output)
 
     def _made_up_targets(self, output: Tensor) -> Tensor | None:
-        """Classes for every position, if the loss is a cross-entropy."""
+        """A class for every position, if the loss is a cross-entropy."""
         is_table = output.dim() == 2 or (self._vocabulary is not None and output.dim() > 2)
         if not is_table or output.shape[-1] < 2:
             return None
-        return torch.randint(output.shape[-1], (output.shape[:-1].numel(),), device=output.device)
+        return torch.arange(output.shape[:-1].numel(), device=output.device) % output.shape[-1]
 
     def _loss(self, output: Tensor) -> Tensor:
         if self._targets is not None:
             return nn.functional.cross_entropy(output.flatten(0, -2), self._targets)
         return output if output.dim() == 0 else output.square().mean()
+
+
+def _dtype_of(network: nn.Module) -> torch.dtype:
+    """Dtype of the network's first real parameter, which its samples must share."""
+    dtypes = (parameter.dtype for parameter in network.parameters())
+    return next((dtype for dtype in dtypes if dtype.is_floating_point), torch.float32)
 
 
 def _first_real(output: object) -> Tensor:

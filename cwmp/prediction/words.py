@@ -5,45 +5,42 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from cost_models import Estimate
 from cwmp.phase_meter import Seen
+from cwmp.prediction.command import Answer
 from cwmp.prediction.energy import Prediction, Share
 
 
 def shares_table(title: str, shares: Iterable[Share]) -> Table:
     """Calls, FLOP, bytes and joules of operators or layers."""
-    table = Table(title, "calls", "FLOP", "bytes moved", "J net", "95 % interval")
+    table = Table(Column(title, overflow="fold"), "calls", "FLOP", "bytes", "J net", "95 %")
     for share in shares:
-        low, high = interval_j(share.net_j)
         table.add_row(
             share.name,
             str(share.calls),
             f"{share.torch_flop:.4g}",
             f"{share.work['byte_l1']:.4g}",
             f"{share.net_j.value:.4g}",
-            f"{low:.4g} … {high:.4g}",
+            _half_width(share.net_j),
         )
     return table
 
 
-def sentences(prediction: Prediction, seen: Seen | None) -> Iterator[str]:
-    """What the joules are, where they come from, and what is not in them.
-
-    Args:
-        prediction: of one step.
-        seen: what a device accounted for the same step; None if none was asked.
-    """
+def sentences(answer: Answer) -> Iterator[str]:
+    """What the joules are, where they come from, and what is not in them."""
+    prediction = answer.prediction
+    yield f"The step: {answer.step}."
     limit = "at least " if prediction.not_covered else ""
     low, high = interval_j(prediction.net_j)
     yield (
-        f"One step: {limit}{prediction.net_j.value:.4g} J net ({low:.4g} … {high:.4g}, 95 %),"
+        f"It takes {limit}{prediction.net_j.value:.4g} J net ({low:.4g} … {high:.4g}, 95 %),"
         f" {prediction.gross_j.value:.4g} J with idle power, in {prediction.duration_s:.3g} s."
     )
     yield f"Joules are {prediction.provenance}, of {prediction.device}."
-    if seen is not None:
-        yield _account(prediction, seen)
+    if answer.seen is not None:
+        yield _account(prediction, answer.seen)
     yield f"FLOP as torch's FlopCounterMode counts them: {prediction.torch_flop}."
     for (operator, reason), flop in prediction.flop_differences.items():
         yield f"FLOP of {operator} in the joules: {flop:+.4g} ({reason})."
@@ -62,11 +59,13 @@ def interval_j(estimate: Estimate) -> tuple[float, float]:
     return max(low, 0.0), high
 
 
-def prediction_json(prediction: Prediction, seen: Seen | None) -> dict[str, Any]:
-    """The prediction as JSON; names carry the units, and fields may be added in later versions."""
+def answer_json(answer: Answer) -> dict[str, Any]:
+    """The answer as JSON; names carry the units."""
+    prediction, seen = answer.prediction, answer.seen
     return {
         "schema": "calijoule/prediction",
         "schema_version": 1,
+        "step": answer.step,
         "provenance": prediction.provenance,
         "device": prediction.device,
         "net_j": _joules(prediction.net_j),
@@ -114,6 +113,11 @@ def _account(prediction: Prediction, seen: Seen) -> str:
         f"The device itself accounts {seen.energy_j:.4g} J net, u = {seen.standard_uncertainty_j:.2g} J"
         f" ({seen.provenance}, {seen.replays} steps); the prediction is off by {error:+.1%}."
     )
+
+
+def _half_width(estimate: Estimate) -> str:
+    low, high = estimate.interval95
+    return f"±{(high - low) / 2 / estimate.value:.1%}" if estimate.value else "-"
 
 
 def _without_formula(prediction: Prediction) -> str:
