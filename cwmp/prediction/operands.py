@@ -38,7 +38,7 @@ class Operands:
         overwritten: arguments that it writes without reading.
         updated: arguments that it reads and writes; also in ``read``.
         made: results in storages of their own.
-        opaque: whether the bytes of some tensor cannot be seen (nested, quantised and other layouts).
+        opaque: whether the bytes of some tensor cannot be seen (nested, blocked and other layouts).
     """
 
     named: Mapping[str, Any]

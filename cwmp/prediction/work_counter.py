@@ -13,14 +13,13 @@ cannot be counted is a gap with a reason, never a zero.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
-import torch
-from torch._ops import HigherOrderOperator, OpOverload
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from calibration_data import MemoryHierarchy, Work
@@ -103,6 +102,8 @@ class CountedWork:
 class WorkCounter:
     """Context manager that counts the work of what runs under it; entering starts anew.
 
+    Higher-order operators (``torch.cond``) hide what they run; torch refuses them under it.
+
     Args:
         memory: of the device, decides at which level each operator's tensors fit.
     """
@@ -111,7 +112,7 @@ class WorkCounter:
         self.memory = memory
         self._counts: Counter[tuple[Any, ...]] = Counter()
         self._tracker = LayerTracker()
-        self._mode = _CountingMode(self._count, self._count_opaque)
+        self._mode = _CountingMode(self._count)
 
     @property
     def counted(self) -> CountedWork:
@@ -153,31 +154,15 @@ class WorkCounter:
             return
         name = func._schema.name
         done = arithmetic(func, args, kwargs, output, given)
-        gaps = [_unseen(given), _unlinked(given)]
-        work = Work({"launch": 1})
+        gaps = [gap for gap in (_unseen(given), _unlinked(given)) if gap is not None]
+        work = Work({"launch": 1}) if gaps else Work({"launch": 1}) + moved_work(name, given, self.memory)
         if done.term:
             work = work + Work({done.term: done.flop})
         elif done.flop:
             gaps.append(Gap("FLOP", done.flop, f"no term of the energy model is for {done.dtype}"))
-        if not any(gaps[:2]):
-            work = work + moved_work(name, given, self.memory)
-        known_gaps = tuple(gap for gap in gaps if gap is not None)
-        self._add(name, work, done.torch_flop, done.difference, done.elements, known_gaps)
-
-    def _count_opaque(self, name: str) -> None:
-        gap = Gap("bytes", None, "what this higher-order operator runs inside is not seen")
-        self._add(name, Work({"launch": 1}), 0, "", 0, (gap,))
-
-    def _add(
-        self,
-        name: str,
-        work: Work,
-        torch_flop: int,
-        difference: str,
-        elements: int,
-        gaps: tuple[Gap, ...],
-    ) -> None:
-        key = (name, self._tracker.layer, tuple(work.items()), torch_flop, difference, elements, gaps)
+        amounts = tuple(work.items())
+        layer = self._tracker.layer
+        key = (name, layer, amounts, done.torch_flop, done.difference, done.elements, tuple(gaps))
         self._counts[key] += 1
 
 
@@ -199,12 +184,9 @@ def _unlinked(given: Operands) -> Gap | None:
 class _CountingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Hands every operator that really runs to a counter."""
 
-    supports_higher_order_operators = True
-
-    def __init__(self, count: Any, count_opaque: Any) -> None:
+    def __init__(self, count: Callable[[OpOverload, tuple[Any, ...], Mapping[str, Any], Any], None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._count = count
-        self._count_opaque = count_opaque
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -213,16 +195,13 @@ class _CountingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self,
-        func: OpOverload | HigherOrderOperator,
+        func: OpOverload,
         types: Iterable[type],
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if isinstance(func, HigherOrderOperator):
-            self._count_opaque(func.name())  # type: ignore[no-untyped-call]
-            return func(*args, **kwargs)
-        if func is not torch.ops.prim.device.default:
+        if any("Tensor" in str(result.type) for result in func._schema.returns):
             with self:
                 output = func.decompose(*args, **kwargs)
             if output is not NotImplemented:
