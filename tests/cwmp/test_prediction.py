@@ -247,6 +247,14 @@ def test_time_is_charged_as_the_model_was_fitted(attribution: str, charged: set[
     assert any("time" in note for note in prediction.notes)
 
 
+def test_a_last_cache_that_few_cores_can_walk_is_noted() -> None:
+    """16 cores with 1 MiB each and 32 MiB for all: half of it in shares of 2 MiB serves 8 cores."""
+    large, small = torch.ones(2_000_000), torch.ones(1000)
+    (note,) = [note for note in of_server(large.exp).notes if "llc" in note]
+    assert "8 of 16 cores" in note
+    assert not [note for note in of_server(small.exp).notes if "llc" in note]
+
+
 def test_layers_are_grouped_by_depth() -> None:
     network, samples = ZOO["encoder"][0](), ZOO["encoder"][1]()
     model = known_cost_model()
