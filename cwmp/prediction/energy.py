@@ -8,7 +8,7 @@ What the model has no cost or no rate for is left out of the joules and named: t
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from calibration_data import TERMS, MemoryHierarchy, Provenance, Work
@@ -156,7 +156,7 @@ def predict(counted: CountedWork, model: CostModel, *, depth: int | None = None)
         flop_differences=_differences(counted),
         provenance=worst_provenance(model, known),
         device=device.device,
-        notes=(*_notes(known, model), *_note_on_last_cache(known, device.memory)),
+        notes=_notes(known, model),
     )
 
 
@@ -292,16 +292,3 @@ def _notes(work: Work, model: CostModel) -> tuple[str, ...]:
     if bounded:
         notes.append(f"Only limits are known of {', '.join(bounded)}; the middle counts.")
     return tuple(notes)
-
-
-def _note_on_last_cache(work: Work, memory: MemoryHierarchy) -> Iterator[str]:
-    """Microbenchmarks walk half of the last cache in shares of twice the level before, which bounds cores."""
-    before, last = memory.levels[-3:-1]
-    before_bytes = {"l1": memory.l1_bytes, "l2": memory.l2_bytes}[before]
-    reach = memory.last_cache_bytes // (4 * before_bytes)
-    if reach < memory.cores and work[f"byte_{last}"]:
-        yield (
-            f"Shares of {last} that no {before} holds exist for {reach} of {memory.cores} cores only: the"
-            " rate of all cores may be higher than any that the campaign saw, and operators that live there"
-            " shorter and cheaper than predicted."
-        )
