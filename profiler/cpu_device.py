@@ -87,7 +87,13 @@ class CpuDevice:
         if benchmark.kernel == "idle":
             return IdleKernel(self.clock)
         make = partial(make_loop, benchmark, line_bytes=self.memory.line_bytes)
-        threads = PinnedThreads(self.cpus[: benchmark.threads], lambda index: make(seed=index), self.clock)
+        if benchmark.shared:
+            loop = make(seed=0)
+            threads = PinnedThreads(self.cpus[: benchmark.threads], lambda index: loop, self.clock)
+        else:
+            threads = PinnedThreads(
+                self.cpus[: benchmark.threads], lambda index: make(seed=index), self.clock
+            )
         kernel = CpuKernel(self, benchmark, threads)
         threads.run(1)
         return kernel

@@ -101,6 +101,9 @@ def _points(memory: MemoryHierarchy, *, full: bool) -> Iterator[Microbenchmark]:
                 yield _walk("load", memory, level, size, count, suffix=f"-{index}")
         size = _sizes(memory, level, full=False)[0]
         counts = _counts_that_reach(memory, level, size, full=full)
+        if counts and counts[-1] < memory.cores:
+            # Its rate with all cores shows only where they walk the same lines.
+            yield _walk("load", memory, level, size, memory.cores, suffix="-shared", shared=True)
         for count in counts[-2:] if few else counts[-1:]:
             yield _walk("store", memory, level, size, count)
             yield _walk("copy", memory, level, size, count)
@@ -172,6 +175,7 @@ def _walk(
     dtype: str | None = None,
     fma_per_element: int = 0,
     duty: float = 1.0,
+    shared: bool = False,
 ) -> Microbenchmark:
     """A kernel with a working set; ``size`` is of one thread at private levels, of all at shared ones."""
     total = size * threads if _is_private(memory, level) else size
@@ -186,6 +190,7 @@ def _walk(
         dtype=dtype,
         fma_per_element=fma_per_element,
         duty=duty,
+        shared=shared,
     )
 
 

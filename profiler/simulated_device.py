@@ -116,16 +116,25 @@ class SimulatedDevice:
         Raises:
             UsageError: the device has no true cost for some of it; a simulated joule leaves nothing out.
         """
-        unknown = sorted(set(work.without_times()) - set(self.spec.truth))
-        if unknown:
-            raise UsageError(
-                f"{self.name} has no true cost for {', '.join(unknown)}.",
-                next_step="Add it to the truth of the device's file.",
-            )
+        self._require_costs(work)
         cores = self.memory.cores if threads is None else threads
         seconds = self.duration_s(work, cores)
         self._spend(seconds, work.without_times(), cores, self._run_factors())
         return Execution(active_s=seconds, busy_core_s=seconds * cores)
+
+    def true_energy_j(self, work: Work) -> float:
+        """Joules, idle power included, that some work on all cores takes by the truth.
+
+        No noise, and nothing of what the sensors make of it. Only to judge predictions by.
+
+        Raises:
+            UsageError: the device has no true cost for some of it.
+        """
+        self._require_costs(work)
+        seconds = self.duration_s(work, self.memory.cores)
+        if not seconds:
+            return 0.0
+        return seconds * sum(self._watts_by_term(seconds, work.without_times(), self.memory.cores).values())
 
     def duration_s(self, work: Work, threads: int) -> float:
         """Virtual seconds of some work: its slowest resource; private ones scale with the cores used."""
@@ -168,8 +177,16 @@ class SimulatedDevice:
             self.clock.advance(slice_s)
             left_s -= slice_s
 
-    def _power_w(self, seconds: float, work: Work, busy_cores: int) -> dict[str, float]:
-        """True mean power of each listed domain while it does some work in some time."""
+    def _require_costs(self, work: Work) -> None:
+        unknown = sorted(set(work.without_times()) - set(self.spec.truth))
+        if unknown:
+            raise UsageError(
+                f"{self.name} has no true cost for {', '.join(unknown)}.",
+                next_step="Add it to the truth of the device's file.",
+            )
+
+    def _watts_by_term(self, seconds: float, work: Work, busy_cores: int) -> dict[str, float]:
+        """True mean power of each term while the device does some work in some time."""
         truth = self.spec.truth
         by_term = {term: truth[term] * amount / seconds for term, amount in work.items()}
         by_term["idle_w"] = truth["idle_w"]
@@ -177,6 +194,11 @@ class SimulatedDevice:
         if busy_cores:
             by_term["awake_w"] = truth.get("awake_w", 0.0)
             by_term["core_w"] = truth.get("core_w", 0.0) * busy_cores
+        return by_term
+
+    def _power_w(self, seconds: float, work: Work, busy_cores: int) -> dict[str, float]:
+        """True mean power of each listed domain while it does some work in some time."""
+        by_term = self._watts_by_term(seconds, work, busy_cores)
         domains = self.spec.sensor.domains
         kinds = [domain_kind(domain) for domain in domains]
         own_dram = "dram" in kinds

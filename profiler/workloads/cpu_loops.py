@@ -53,14 +53,15 @@ def make_loop(benchmark: Microbenchmark, *, line_bytes: int, seed: int) -> Loop:
 
 
 def share_bytes(benchmark: Microbenchmark, line_bytes: int) -> int:
-    """Bytes of each thread's share.
+    """Bytes of each thread's share; the whole working set if it is shared.
 
     Raises:
         UsageError: the shares are not equal and whole: in lines; in pairs of lines for ``copy``; in a power
             of two of lines for ``gather`` and ``scatter``.
     """
     size = benchmark.working_set_bytes or 0
-    lines, rest = divmod(size, benchmark.threads * line_bytes)
+    walkers = 1 if benchmark.shared else benchmark.threads
+    lines, rest = divmod(size, walkers * line_bytes)
     whole = rest == 0 and lines > 0
     if benchmark.kernel == "copy":
         whole = whole and lines % 2 == 0

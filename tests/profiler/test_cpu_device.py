@@ -205,6 +205,18 @@ def test_shares_add_up_to_the_working_set() -> None:
         assert share_bytes(point, 64) * threads == point.working_set_bytes
 
 
+def test_a_shared_working_set_is_walked_whole_by_every_thread(device: CpuDevice) -> None:
+    point = benchmark("load", threads=len(CPUS), working_set_bytes=16 * KIB, shared=True)
+    assert share_bytes(point, 64) == 16 * KIB
+    prepared = device.prepare(point)
+    try:
+        execution = prepared.run(2)
+    finally:
+        prepared.close()
+    assert execution.active_s > 0
+    assert prepared.work_per_loop["byte_l1"] == 16 * KIB * len(CPUS)
+
+
 def test_threads_have_different_operands_and_the_same_thread_the_same() -> None:
     sums = [make_loop(benchmark("load"), line_bytes=64, seed=seed)(1) for seed in (0, 1, 0)]
     assert sums[0] == sums[2] != sums[1]
