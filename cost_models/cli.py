@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from calibration_data import UsageError
+from calibration_data.families import HELD_OUT_FAMILIES
 from calibration_data.records import CalibrationRecord
 from calibration_data.store import read_records, records_sha256
 from cost_models.cost_model import CostModel
@@ -111,7 +112,8 @@ def _fit_progress(records: list[CalibrationRecord]) -> Iterator[Callable[[str], 
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task("", total=1 + len({record.family for record in records}))
+        families = {record.family for record in records} - set(HELD_OUT_FAMILIES)
+        task = bars.add_task("", total=1 + len(families))
         started = False
 
         def report(step: str) -> None:
@@ -192,7 +194,28 @@ def _print_diagnostics(console: Console, model: CostModel) -> None:
         _percent(found.mape_leave_one_family_out),
         _percent(found.coverage95_leave_one_family_out),
     )
+    if found.held_out:
+        table.add_section()
+        for name, judged in found.held_out.items():
+            table.add_row(
+                Text(f"{_plain(name)} (never fitted)"),
+                str(judged.records),
+                "—",
+                _percent(judged.mape),
+                _percent(judged.coverage95),
+            )
+        table.add_section()
+        table.add_row(
+            "all never fitted",
+            str(sum(judged.records for judged in found.held_out.values())),
+            "—",
+            _percent(found.mape_held_out),
+            _percent(found.coverage95_held_out),
+        )
     console.print(table)
+    for name, judged in found.held_out.items():
+        if judged.reason:
+            _print_line(console, f"{_plain(name)}: {judged.reason}")
     for name, family in found.families.items():
         if family.reason:
             _print_line(console, f"{name} left out: {family.reason}")

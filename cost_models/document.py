@@ -133,12 +133,30 @@ class FamilyDiagnostics(_Frozen):
     reason: Text = ""
 
 
+class HeldOutDiagnostics(_Frozen):
+    """How well the model predicts one family that no fit uses.
+
+    Attributes:
+        records: configurations in it.
+        mape: mean absolute relative error of its windows, as a fraction; null if it cannot be predicted.
+        coverage95: share of its windows inside the 95 % prediction interval.
+        reason: why it cannot be predicted.
+    """
+
+    records: NonNegativeInt
+    mape: Quantity | None = None
+    coverage95: Fraction | None = None
+    reason: Text = ""
+
+
 class Diagnostics(_Frozen):
     """How far to trust the fit; empty for a model from the literature.
 
     Attributes:
         n_records: configurations.
         n_windows: measurement windows, idle ones included.
+        n_disturbed: windows that count less, since they disagree with the others of their configuration or
+            their configuration with all others.
         repeatability: pooled relative standard deviation of replicates, by side (package, dram).
         scaled_condition_number: of the weighted design with unit-norm columns; null if infinite.
         vif: variance inflation factor by term; null if infinite.
@@ -147,10 +165,14 @@ class Diagnostics(_Frozen):
         mape_leave_one_family_out: the same for families that the fit never saw.
         coverage95_leave_one_family_out: share of left-out windows inside the 95 % prediction interval.
         families: the same by family.
+        mape_held_out: mean absolute relative error on the families that no fit uses, as a fraction.
+        coverage95_held_out: share of their windows inside the 95 % prediction interval.
+        held_out: the same by family.
     """
 
     n_records: NonNegativeInt = 0
     n_windows: NonNegativeInt = 0
+    n_disturbed: NonNegativeInt = 0
     repeatability: Annotated[dict[Name, Quantity], Field(max_length=8)] = Field(default_factory=dict)
     scaled_condition_number: PositiveFloat | None = None
     vif: Annotated[dict[TermName, PositiveFloat | None], Field(max_length=64)] = Field(default_factory=dict)
@@ -159,6 +181,9 @@ class Diagnostics(_Frozen):
     mape_leave_one_family_out: Quantity | None = None
     coverage95_leave_one_family_out: Fraction | None = None
     families: Annotated[dict[Name, FamilyDiagnostics], Field(max_length=1000)] = Field(default_factory=dict)
+    mape_held_out: Quantity | None = None
+    coverage95_held_out: Fraction | None = None
+    held_out: Annotated[dict[Name, HeldOutDiagnostics], Field(max_length=1000)] = Field(default_factory=dict)
 
 
 class Validity(_Frozen):

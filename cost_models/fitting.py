@@ -7,24 +7,20 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from calibration_data import TERMS, MeasurementError, __version__, total_domains
+from calibration_data.families import HELD_OUT_FAMILIES
 from calibration_data.files import describe_validation_error
 from calibration_data.records import CalibrationRecord
 from calibration_data.terms import POWER_TERMS
 from cost_models.coefficients import covariance, judge_coefficients
 from cost_models.cost_model import CostModel
 from cost_models.design_matrix import DesignMatrix, build_design_matrix, sorted_records
-from cost_models.document import (
-    CostModelDocument,
-    Diagnostics,
-    FamilyDiagnostics,
-    Validity,
-)
-from cost_models.held_out import LeftOut, leave_one_family_out, relative_errors
+from cost_models.diagnostics import diagnose
+from cost_models.document import CostModelDocument, Diagnostics, Validity
+from cost_models.errors import RecordsDisagreeError
+from cost_models.held_out import leave_one_family_out, predict_held_out
 from cost_models.regression import EnergyRegression
 
 
@@ -37,6 +33,8 @@ def fit_cost_model(
 ) -> CostModel:
     """Fit every cost that the records exercise; the result does not depend on their order.
 
+    Families that judge a model (``calibration_data.families``) do not enter the fit: it predicts them.
+
     Args:
         records: of one device and one provenance; dropped windows and warm-ups are not used.
         records_sha256: digests of the files that they came from.
@@ -47,7 +45,14 @@ def fit_cost_model(
         RecordsDisagreeError: the records cannot go into one model.
         MeasurementError: the numbers of the records are impossible.
     """
-    records = sorted_records(records)
+    every = sorted_records(records)
+    records = [record for record in every if record.family not in HELD_OUT_FAMILIES]
+    held_out = [record for record in every if record.family in HELD_OUT_FAMILIES]
+    if not records:
+        raise RecordsDisagreeError(
+            "There are only records of families that judge a model and never enter a fit.",
+            next_step="Take the others with: calijoule profile.",
+        )
     design = build_design_matrix(records)
     report("all families")
     fit = EnergyRegression(seed=seed).fit(
@@ -61,8 +66,11 @@ def fit_cost_model(
     left_out = leave_one_family_out(
         records, design, seed=seed, report=lambda family: report(f"without {family}")
     )
+    diagnostics = diagnose(
+        records, design, fit, left_out, predict_held_out(records, held_out, design, fit), held_out
+    )
     try:
-        return CostModel(_document(records, records_sha256, design, fit, left_out))
+        return CostModel(_document(records, records_sha256, design, fit, diagnostics))
     except ValidationError as error:
         raise MeasurementError(
             f"The records give no possible cost model: {describe_validation_error(error)}.",
@@ -75,7 +83,7 @@ def _document(
     records_sha256: Sequence[str],
     design: DesignMatrix,
     fit: EnergyRegression,
-    left_out: dict[str, LeftOut],
+    diagnostics: Diagnostics,
 ) -> CostModelDocument:
     coefficients = judge_coefficients(records[0], design, fit)
     return CostModelDocument(
@@ -94,53 +102,9 @@ def _document(
         throughput=_throughput(records),
         coefficients=coefficients,
         covariance=covariance(coefficients, design, fit),
-        diagnostics=_diagnostics(records, design, fit, left_out),
+        diagnostics=diagnostics,
         validity=_validity(records),
     )
-
-
-def _diagnostics(
-    records: Sequence[CalibrationRecord],
-    design: DesignMatrix,
-    fit: EnergyRegression,
-    left_out: dict[str, LeftOut],
-) -> Diagnostics:
-    identification = fit.identification_
-    families = np.array([record.family for record in records])[design.records]
-    busy = ~design.around
-    errors = np.concatenate([result.relative_errors for result in left_out.values()])
-    inside = np.concatenate([result.inside for result in left_out.values()])
-    return Diagnostics(
-        n_records=len(records),
-        n_windows=len(set(design.windows)),
-        repeatability=dict(design.repeatability),
-        scaled_condition_number=_finite(identification.condition_number),
-        vif={
-            name: _finite(float(np.max(identification.vif[design.shares(name) > 0]))) for name in design.terms
-        },
-        smallest_singular_direction=identification.smallest_direction(design.labels),
-        mape_in_sample=_mape(design, fit, busy),
-        mape_leave_one_family_out=float(np.mean(np.abs(errors))) if errors.size else None,
-        coverage95_leave_one_family_out=float(np.mean(inside)) if inside.size else None,
-        families={
-            family: FamilyDiagnostics(
-                records=sum(record.family == family for record in records),
-                mape_in_sample=_mape(design, fit, busy & (families == family)),
-                mape_left_out=result.mape,
-                coverage95_left_out=result.coverage95,
-                reason=result.reason,
-            )
-            for family, result in left_out.items()
-        },
-    )
-
-
-def _mape(design: DesignMatrix, fit: EnergyRegression, rows: NDArray[np.bool_]) -> float:
-    return float(np.mean(np.abs(relative_errors(design, fit.coef_, rows))))
-
-
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None
 
 
 def _throughput(records: Sequence[CalibrationRecord]) -> dict[str, float]:

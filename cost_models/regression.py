@@ -4,7 +4,12 @@
 
 r is the relative repeatability of a window and q its quantisation, so that short windows count as little as
 they know. Ê is the fitted energy of a first fit that weights by the measured one: a window that happens to
-read low must not gain weight by that, or every cost would be too low by about 2·r².
+read low must not gain weight by that, or every cost would be too low by about 2·r². Windows that something
+disturbed get a larger uᵢ (``cost_models.disturbance``). A prior adds one row for each cost,
+
+    (β_k − μ_k) / τ_k   with   τ_k ≥ 10·u_k·√(|μ_k − β_k| / β_k)
+
+so wide that a cost which the data tell moves by less than 1 % of itself: the prior speaks where they do not.
 """
 
 from __future__ import annotations
@@ -12,9 +17,17 @@ from __future__ import annotations
 from typing import Literal, overload
 
 import numpy as np
+from scipy.optimize import nnls
 
-from cost_models.error_model import Array, ErrorModel, Indices, Spread, weigh
+from cost_models.disturbance import inflation
+from cost_models.error_model import Array, ErrorModel, Indices, Spread, Weighted, weigh
 from cost_models.identification import Identification, identify
+
+PASSES = 5
+"""Fits at most until the weights stand; without disturbed windows the first already has them."""
+
+PRIOR_SHIFT = 0.01
+"""A cost whose interval is narrower than half of it moves by less than this part of it."""
 
 
 class EnergyRegression:
@@ -23,6 +36,8 @@ class EnergyRegression:
     Args:
         resamples: bootstrap resamples.
         seed: of the bootstrap.
+        prior: what each cost is expected to be, shape (n_columns,), nan where nothing is; None for no prior.
+            The covariance is that of the data alone.
 
     Attributes:
         coef_: costs, not negative, shape (n_columns,).
@@ -31,11 +46,13 @@ class EnergyRegression:
         row_u_: standard uncertainty of each row in joules, as weighted, shape (n_rows,).
         identification_: conditioning and variance inflation of the weighted design.
         spread_: size of the errors by stratum.
+        inflation_: by how much the uncertainty of each row was increased, since it was disturbed, (n_rows,).
     """
 
-    def __init__(self, *, resamples: int = 500, seed: int = 0) -> None:
+    def __init__(self, *, resamples: int = 500, seed: int = 0, prior: Array | None = None) -> None:
         self.resamples = resamples
         self.seed = seed
+        self.prior = prior
 
     def fit(
         self,
@@ -57,9 +74,17 @@ class EnergyRegression:
             clusters: configuration of each row, shape (n_rows,).
             strata: rows whose errors are of one size, shape (n_rows,).
         """
-        first = weigh(X, y, np.hypot(relative_u * y, absolute_u))
-        expected_j = np.clip(X @ first.coefficients, y / 2, 2 * y)
-        self.row_u_: Array = np.hypot(relative_u * expected_j, absolute_u)
+        expected_j, self.inflation_ = y, np.ones(len(y))
+        for _ in range(PASSES):
+            plain_u: Array = np.hypot(relative_u * expected_j, absolute_u)
+            fitted_j = X @ weigh(X, y, plain_u * self.inflation_).coefficients
+            expected_j = np.clip(fitted_j, y / 2, 2 * y)
+            self.inflation_ = inflation(
+                (y - fitted_j) / plain_u, (absolute_u / plain_u) ** 2, clusters, strata
+            )
+            if np.all(self.inflation_ == 1):
+                break
+        self.row_u_: Array = np.hypot(relative_u * expected_j, absolute_u) * self.inflation_
         weighted = weigh(X, y, self.row_u_)
         self.identification_: Identification = identify(weighted.design)
         errors = ErrorModel(
@@ -73,6 +98,8 @@ class EnergyRegression:
         scaled, self.degrees_of_freedom_ = errors.covariance(self.resamples, np.random.default_rng(self.seed))
         self.coef_: Array = weighted.coefficients
         self.covariance_: Array = scaled / np.outer(weighted.scale, weighted.scale)
+        if self.prior is not None:
+            self.coef_ = with_prior(weighted, np.sqrt(np.diag(scaled)), self.prior)
         return self
 
     @overload
@@ -89,3 +116,22 @@ class EnergyRegression:
             return mean
         variance = np.einsum("ij,jk,ik->i", X, self.covariance_, X)
         return mean, np.sqrt(np.maximum(variance, 0.0))
+
+
+def with_prior(weighted: Weighted, u: Array, prior: Array) -> Array:
+    """Costs of the same system with a row more for each prior, shape (n_columns,).
+
+    Args:
+        weighted: the system without prior.
+        u: standard uncertainty of its solution, scaled, shape (n_columns,).
+        prior: in the units of the costs, nan where there is none, shape (n_columns,).
+    """
+    rows = np.flatnonzero(np.isfinite(prior))
+    centre = prior[rows] * weighted.scale[rows]
+    away = np.abs(centre - weighted.solution[rows])
+    # What the data leave open is moved by any prior; what they tell at all, by less than the limit.
+    tell = np.maximum(weighted.solution[rows], u[rows])
+    width = np.maximum(centre, u[rows] * np.sqrt(away / (PRIOR_SHIFT * tell)))
+    added = np.eye(len(prior))[rows] / width[:, None]
+    solution = nnls(np.vstack([weighted.design, added]), np.append(weighted.target, centre / width))[0]
+    return np.asarray(solution / weighted.scale, dtype=np.float64)

@@ -84,6 +84,17 @@ def _of_the_fit(model: CostModel) -> Iterator[Finding]:
             f"families that the fit never saw are predicted to {found.mape_leave_one_family_out:.1%} "
             f"(good: up to {GOOD_MAPE:.0%})"
         )
+    if found.mape_held_out is not None:
+        level = _warning if found.mape_held_out > GOOD_MAPE else _note
+        yield level(
+            f"softmax, attention, training steps and the like, which no fit uses, are predicted to "
+            f"{found.mape_held_out:.1%}: the error of the model on work of networks"
+        )
+    if found.n_disturbed:
+        yield _note(
+            f"{found.n_disturbed} of {found.n_windows} windows count less: they disagree with their like, "
+            "as windows do that another program disturbed"
+        )
     coverage = found.coverage95_leave_one_family_out
     if coverage is not None and coverage < GOOD_COVERAGE:
         yield _warning(f"only {coverage:.0%} of left-out windows lie inside their 95 % interval")
