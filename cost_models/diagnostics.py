@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from calibration_data.records import CalibrationRecord
 from cost_models.design_matrix import DesignMatrix
 from cost_models.document import Diagnostics, FamilyDiagnostics, HeldOutDiagnostics
+from cost_models.drift import Drift
 from cost_models.held_out import LeftOut, relative_errors
 from cost_models.regression import EnergyRegression
 
@@ -21,6 +22,7 @@ def diagnose(
     left_out: Mapping[str, LeftOut],
     judged: Mapping[str, LeftOut],
     held_out: Sequence[CalibrationRecord],
+    drift: Drift,
 ) -> Diagnostics:
     """Conditioning of a design, and the errors of its fit in sample and on families that it never saw.
 
@@ -31,6 +33,7 @@ def diagnose(
         left_out: each family predicted by a fit without it.
         judged: each family that no fit uses, predicted by the fit.
         held_out: records of these families.
+        drift: what was taken off the readings.
     """
     identification = fit.identification_
     families = np.array([record.family for record in records])[design.records]
@@ -39,6 +42,7 @@ def diagnose(
         n_records=len(records),
         n_windows=len(set(design.windows)),
         n_disturbed=len(set(design.windows[fit.inflation_ > 1])),
+        drift_common_u=drift.common_u,
         repeatability=dict(design.repeatability),
         scaled_condition_number=_finite(identification.condition_number),
         vif={

@@ -3,8 +3,8 @@
     window         against the other windows of its configuration (their median)
     configuration  against the model, by the size of such differences among all configurations
 
-Sizes are robust (1.4826 · median absolute deviation), so that the disturbed do not set the scale by which they
-are judged. Within the limit a row has its full weight, so that undisturbed records give the plain least
+Sizes are robust (1.4826 · median absolute deviation), so that the disturbed do not set the scale by which
+they are judged. Within the limit a row has its full weight, so that undisturbed records give the plain least
 squares fit; beyond it its uncertainty grows with its distance, and its pull falls (the weights of Huber,
 squared: a window that is twice as far off pulls half as much).
 """

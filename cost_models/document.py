@@ -157,6 +157,8 @@ class Diagnostics(_Frozen):
         n_windows: measurement windows, idle ones included.
         n_disturbed: windows that count less, since they disagree with the others of their configuration or
             their configuration with all others.
+        drift_common_u: relative standard uncertainty of all costs together from a drift of the readings over
+            the campaign; it is within their uncertainties.
         repeatability: pooled relative standard deviation of replicates, by side (package, dram).
         scaled_condition_number: of the weighted design with unit-norm columns; null if infinite.
         vif: variance inflation factor by term; null if infinite.
@@ -173,6 +175,7 @@ class Diagnostics(_Frozen):
     n_records: NonNegativeInt = 0
     n_windows: NonNegativeInt = 0
     n_disturbed: NonNegativeInt = 0
+    drift_common_u: Quantity = 0.0
     repeatability: Annotated[dict[Name, Quantity], Field(max_length=8)] = Field(default_factory=dict)
     scaled_condition_number: PositiveFloat | None = None
     vif: Annotated[dict[TermName, PositiveFloat | None], Field(max_length=64)] = Field(default_factory=dict)

@@ -19,6 +19,7 @@ from cost_models.cost_model import CostModel
 from cost_models.design_matrix import DesignMatrix, build_design_matrix, sorted_records
 from cost_models.diagnostics import diagnose
 from cost_models.document import CostModelDocument, Diagnostics, Validity
+from cost_models.drift import take_off_drift
 from cost_models.errors import RecordsDisagreeError
 from cost_models.held_out import leave_one_family_out, predict_held_out
 from cost_models.regression import EnergyRegression
@@ -53,9 +54,9 @@ def fit_cost_model(
             "There are only records of families that judge a model and never enter a fit.",
             next_step="Take the others with: calijoule profile.",
         )
-    design = build_design_matrix(records)
+    design, drift = take_off_drift(build_design_matrix(records))
     report("all families")
-    fit = EnergyRegression(seed=seed).fit(
+    fit = EnergyRegression(seed=seed, common_u=drift.common_u).fit(
         design.matrix,
         design.energy_j,
         relative_u=design.relative_u,
@@ -67,7 +68,7 @@ def fit_cost_model(
         records, design, seed=seed, report=lambda family: report(f"without {family}")
     )
     diagnostics = diagnose(
-        records, design, fit, left_out, predict_held_out(records, held_out, design, fit), held_out
+        records, design, fit, left_out, predict_held_out(records, held_out, design, fit), held_out, drift
     )
     try:
         return CostModel(_document(records, records_sha256, design, fit, diagnostics))

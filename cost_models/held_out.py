@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from calibration_data.records import CalibrationRecord
 from cost_models.design_matrix import DesignMatrix, build_design_matrix
-from cost_models.identification import MAX_VIF, in_words
+from cost_models.identification import in_words
 from cost_models.regression import EnergyRegression
 from cost_models.uncertainty import student_t
 
@@ -126,7 +126,7 @@ def _predict(
 ) -> LeftOut:
     """Predict some rows by a fit of those columns that are ``present``."""
     known = present.copy()
-    known[present] = fit.identification_.vif <= MAX_VIF
+    known[present] = ~fit.identification_.unidentified
     unknown = np.any(design.matrix[:, ~known] > 0, axis=1) & left_out
     predictable = left_out & ~np.isin(design.windows, design.windows[unknown])
     missing = dict.fromkeys(

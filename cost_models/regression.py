@@ -38,21 +38,26 @@ class EnergyRegression:
         seed: of the bootstrap.
         prior: what each cost is expected to be, shape (n_columns,), nan where nothing is; None for no prior.
             The covariance is that of the data alone.
+        common_u: relative standard uncertainty that all rows share, such as that of a drift taken off them.
 
     Attributes:
         coef_: costs, not negative, shape (n_columns,).
         covariance_: of the costs, shape (n_columns, n_columns).
         degrees_of_freedom_: of each cost's uncertainty, shape (n_columns,).
+        scale_: norm of each weighted column, shape (n_columns,).
         row_u_: standard uncertainty of each row in joules, as weighted, shape (n_rows,).
         identification_: conditioning and variance inflation of the weighted design.
         spread_: size of the errors by stratum.
         inflation_: by how much the uncertainty of each row was increased, since it was disturbed, (n_rows,).
     """
 
-    def __init__(self, *, resamples: int = 500, seed: int = 0, prior: Array | None = None) -> None:
+    def __init__(
+        self, *, resamples: int = 500, seed: int = 0, prior: Array | None = None, common_u: float = 0.0
+    ) -> None:
         self.resamples = resamples
         self.seed = seed
         self.prior = prior
+        self.common_u = common_u
 
     def fit(
         self,
@@ -96,8 +101,10 @@ class EnergyRegression:
         )
         self.spread_: dict[int, Spread] = errors.spread
         scaled, self.degrees_of_freedom_ = errors.covariance(self.resamples, np.random.default_rng(self.seed))
+        self.scale_: Array = weighted.scale
         self.coef_: Array = weighted.coefficients
         self.covariance_: Array = scaled / np.outer(weighted.scale, weighted.scale)
+        self.covariance_ += self.common_u**2 * np.outer(self.coef_, self.coef_)
         if self.prior is not None:
             self.coef_ = with_prior(weighted, np.sqrt(np.diag(scaled)), self.prior)
         return self

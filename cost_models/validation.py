@@ -95,6 +95,11 @@ def _of_the_fit(model: CostModel) -> Iterator[Finding]:
             f"{found.n_disturbed} of {found.n_windows} windows count less: they disagree with their like, "
             "as windows do that another program disturbed"
         )
+    if found.drift_common_u:
+        yield _note(
+            f"the readings drifted over the campaign; all costs share an uncertainty of "
+            f"{found.drift_common_u:.1%} from it, which is within their intervals"
+        )
     coverage = found.coverage95_leave_one_family_out
     if coverage is not None and coverage < GOOD_COVERAGE:
         yield _warning(f"only {coverage:.0%} of left-out windows lie inside their 95 % interval")

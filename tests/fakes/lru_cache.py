@@ -1,4 +1,4 @@
-"""A cache of least recently used lines: write-back, write-allocate; counts what comes in and goes out below."""
+"""A cache of least recently used lines, write-back and write-allocate; counts the bytes below it."""
 
 from __future__ import annotations
 

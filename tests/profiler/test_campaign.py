@@ -15,9 +15,10 @@ import pytest
 from calibration_data import MeasurementError, UsageError
 from calibration_data.records import CalibrationRecord
 from calibration_data.store import read_records
-from profiler.campaign import Progress, estimated_seconds, run_campaign
+from profiler.campaign import Progress, run_campaign
 from profiler.devices import open_device
 from profiler.plan import make_plan
+from profiler.schedule import make_schedule
 from profiler.simulated_device import SimulatedDevice
 from profiler.simulated_spec import Fault, SimulatedDeviceSpec
 
@@ -31,7 +32,7 @@ def test_one_record_per_point_with_every_raw_window(
     assert [record.point for record in records] == [point.point for point in plan.points]
     for record in records:
         assert record.provenance == "simulated"
-        assert len(record.replicates) == plan.protocol.replicates
+        assert plan.protocol.replicates <= len(record.replicates) <= plan.protocol.most_replicates
         assert record.warm_ups
         assert min(window.duration_s for window in record.replicates) >= 0.9 * plan.protocol.window_s
 
@@ -151,7 +152,7 @@ def test_throttled_windows_are_dropped_with_a_note(
     dropped = [window for record in records for window in record.dropped]
     assert dropped
     assert all(window.notes == ("throttled",) for window in dropped)
-    assert all(len(record.replicates) == plan.protocol.replicates for record in records)
+    assert all(len(record.replicates) >= plan.protocol.replicates for record in records)
 
 
 def test_a_device_that_never_cools_down_ends_the_campaign(
@@ -167,4 +168,5 @@ def test_the_estimate_of_time_holds_in_virtual_time(
 ) -> None:
     plan = make_plan(quiet_server, "quick")
     run_campaign(quiet_server, plan, records_path)
-    assert quiet_server.clock.now_s == pytest.approx(estimated_seconds(plan, quiet_server), rel=0.25)
+    schedule = make_schedule(plan, quiet_server)
+    assert quiet_server.clock.now_s == pytest.approx(schedule.expected_s, rel=0.1)

@@ -1,0 +1,74 @@
+"""Slow drift of the readings over a campaign: estimated, taken off, and kept as an uncertainty of all costs.
+
+    measured = model · (1 + κ·(t − middle))      one κ for each side, asleep and awake
+
+Configurations come in random order, so that a drift (a chip that warms up, a sensor that does) lines up with
+none of them, and their residuals show it as a slope over time: Theil and Sen's, which disturbed windows do
+not move. What is taken off is the departure from the middle of the campaign. Which moment reads right cannot
+be known, the begin and the end no less than the middle: half of the drift over the campaign bounds the error,
+and all costs share that half over √2 as relative standard uncertainty (a U-shaped distribution, which lies
+between the rectangle of GUM 4.3.7 and the two ends).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.stats import theilslopes
+
+from cost_models.design_matrix import DesignMatrix
+from cost_models.error_model import Array, Indices, weigh
+
+CONFIDENCE = 0.999
+"""A slope counts if its interval at this level does not contain zero."""
+
+MIN_CONFIGURATIONS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drift:
+    """How the readings moved.
+
+    Attributes:
+        rate_per_h: relative change in an hour, by stratum; strata that did not drift are left out.
+        common_u: relative standard uncertainty that all costs share.
+    """
+
+    rate_per_h: dict[int, float]
+    common_u: float
+
+
+def take_off_drift(design: DesignMatrix) -> tuple[DesignMatrix, Drift]:
+    """The design with joules as the middle of the campaign would have read them, and what was taken off."""
+    first = weigh(
+        design.matrix,
+        design.energy_j,
+        np.hypot(design.relative_u * design.energy_j, design.quantisation_u_j),
+    )
+    expected_j = design.matrix @ first.coefficients
+    time_h = design.started_s / 3600
+    middle_h, span_h = (np.min(time_h) + np.max(time_h)) / 2, float(np.ptp(time_h))
+    rates, factor = {}, np.ones(len(time_h))
+    for stratum in np.unique(design.strata):
+        rows = np.flatnonzero((design.strata == stratum) & (expected_j > 0))
+        rate = _slope(design.energy_j, expected_j, time_h, design.clusters, rows)
+        if rate:
+            rates[int(stratum)] = rate
+            factor[rows] = 1 + rate * (time_h[rows] - middle_h)
+    largest = max((abs(rate) for rate in rates.values()), default=0.0)
+    drift = Drift(rate_per_h=rates, common_u=largest * span_h / np.sqrt(8))
+    return replace(design, energy_j=design.energy_j / np.clip(factor, 0.5, 2.0)), drift
+
+
+def _slope(energy_j: Array, expected_j: Array, time_h: Array, clusters: Indices, rows: Indices) -> float:
+    """Relative change of the residuals of configurations in an hour; 0 where it may be none."""
+    groups = [rows[clusters[rows] == cluster] for cluster in np.unique(clusters[rows])]
+    if len(groups) < MIN_CONFIGURATIONS:
+        return 0.0
+    ratios = np.array([np.median(energy_j[group] / expected_j[group]) for group in groups])
+    times = np.array([np.mean(time_h[group]) for group in groups])
+    if np.ptp(times) == 0:
+        return 0.0
+    slope, _, low, high = theilslopes(ratios, times, CONFIDENCE)
+    return float(slope) if low * high > 0 else 0.0
