@@ -79,8 +79,7 @@ def _why_refused(name: str, design: DesignMatrix, fit: EnergyRegression) -> str:
     partners = [term for term in dict.fromkeys(design.columns[i].term for i in columns) if term != name]
     others = in_words(partners) if partners else "the other terms"
     reason = (
-        f"cannot be told apart from {others} in these records "
-        f"(VIF {found.vif[worst]:.3g}, limit {MAX_VIF:g})"
+        f"cannot be told apart from {others} in these records (VIF {found.vif[worst]:.3g}, limit {MAX_VIF:g})"
     )
     known = _known_combination(worst, design, fit)
     return f"{reason}; known is {known}" if known else reason

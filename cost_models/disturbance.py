@@ -62,7 +62,7 @@ def _of_windows(residuals: Array, groups: Sequence[Indices], floor: float) -> Ar
     sizes = np.array([len(rows) for rows in groups])
     shrink = np.sqrt(1 - 1 / np.maximum(np.median(sizes), 2.0))
     scale = max(_MAD * float(np.median(distance[all_rows])) / shrink, floor)
-    return np.maximum(1.0, distance / (WINDOW_LIMIT * scale))
+    return np.asarray(np.maximum(1.0, distance / (WINDOW_LIMIT * scale)), dtype=np.float64)
 
 
 def _of_configurations(residuals: Array, groups: Sequence[Indices], floor: float) -> Array:

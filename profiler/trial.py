@@ -138,6 +138,7 @@ class Trial:
         started_ns = self._device.clock.now_ns()
         with self._meter.window("idle") as window:
             self._device.idle(self._idle_s)
+        self._refuse_stuck_counters(window.reading)
         return self._as_record(started_ns, window.reading, Execution(active_s=0.0, busy_core_s=0.0))
 
     def _as_record(self, started_ns: int, reading: WindowReading, execution: Execution) -> Window:
@@ -160,7 +161,7 @@ class Trial:
             stuck = energy_j == 0 or "stuck" in reading.flags.get(domain, ())
             if stuck and domain_kind(domain) in ("package", "gpu"):
                 raise MeasurementError(
-                    f"{domain} did not move in {reading.duration_s:.3g} s of work: the counter is stuck.",
+                    f"{domain} did not move in {reading.duration_s:.3g} s: the counter is stuck.",
                     next_step="Check the sensor with: calijoule devices; then continue with --resume.",
                 )
 
