@@ -25,6 +25,9 @@ CONFIDENCE = 0.999
 
 MIN_CONFIGURATIONS = 10
 
+PASSES = 4
+"""A fit with drift in it takes up a part of the drift, as many parts as it has costs for configurations."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Drift:
@@ -41,24 +44,29 @@ class Drift:
 
 def take_off_drift(design: DesignMatrix) -> tuple[DesignMatrix, Drift]:
     """The design with joules as the middle of the campaign would have read them, and what was taken off."""
-    first = weigh(
-        design.matrix,
-        design.energy_j,
-        np.hypot(design.relative_u * design.energy_j, design.quantisation_u_j),
-    )
-    expected_j = design.matrix @ first.coefficients
     time_h = design.started_s / 3600
-    middle_h, span_h = (np.min(time_h) + np.max(time_h)) / 2, float(np.ptp(time_h))
-    rates, factor = {}, np.ones(len(time_h))
-    for stratum in np.unique(design.strata):
-        rows = np.flatnonzero((design.strata == stratum) & (expected_j > 0))
-        rate = _slope(design.energy_j, expected_j, time_h, design.clusters, rows)
-        if rate:
-            rates[int(stratum)] = rate
-            factor[rows] = 1 + rate * (time_h[rows] - middle_h)
+    from_middle_h = time_h - (np.min(time_h) + np.max(time_h)) / 2
+    rates = dict.fromkeys((int(stratum) for stratum in np.unique(design.strata)), 0.0)
+    steady = design
+    for _ in range(PASSES):
+        expected_j = _expected_j(steady)
+        for stratum in list(rates):
+            rows = np.flatnonzero((design.strata == stratum) & (expected_j > 0))
+            more = _slope(steady.energy_j, expected_j, time_h, design.clusters, rows)
+            if not more and not rates[stratum]:
+                del rates[stratum]
+                continue
+            rates[stratum] += more
+        rate = np.array([rates.get(int(stratum), 0.0) for stratum in design.strata])
+        factor = np.clip(1 + rate * from_middle_h, 0.5, 2.0)
+        steady = replace(design, energy_j=design.energy_j / factor)
     largest = max((abs(rate) for rate in rates.values()), default=0.0)
-    drift = Drift(rate_per_h=rates, common_u=largest * span_h / np.sqrt(8))
-    return replace(design, energy_j=design.energy_j / np.clip(factor, 0.5, 2.0)), drift
+    return steady, Drift(rate_per_h=rates, common_u=largest * float(np.ptp(time_h)) / np.sqrt(8))
+
+
+def _expected_j(design: DesignMatrix) -> Array:
+    u_j = np.hypot(design.relative_u * design.energy_j, design.quantisation_u_j)
+    return np.asarray(design.matrix @ weigh(design.matrix, design.energy_j, u_j).coefficients)
 
 
 def _slope(energy_j: Array, expected_j: Array, time_h: Array, clusters: Indices, rows: Indices) -> float:

@@ -5,11 +5,9 @@
 r is the relative repeatability of a window and q its quantisation, so that short windows count as little as
 they know. Ê is the fitted energy of a first fit that weights by the measured one: a window that happens to
 read low must not gain weight by that, or every cost would be too low by about 2·r². Windows that something
-disturbed get a larger uᵢ (``cost_models.disturbance``). A prior adds one row for each cost,
-
-    (β_k − μ_k) / τ_k   with   τ_k ≥ 10·u_k·√(|μ_k − β_k| / β_k)
-
-so wide that a cost which the data tell moves by less than 1 % of itself: the prior speaks where they do not.
+disturbed get a larger uᵢ (``cost_models.disturbance``). A prior adds one row (β_k − μ_k)/τ_k for each cost,
+and all τ are doubled until no cost that the data tell moves by more than 1 % of itself: the prior speaks
+where they do not.
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ from __future__ import annotations
 from typing import Literal, overload
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from cost_models.disturbance import inflation
@@ -27,7 +26,9 @@ PASSES = 5
 """Fits at most until the weights stand; without disturbed windows the first already has them."""
 
 PRIOR_SHIFT = 0.01
-"""A cost whose interval is narrower than half of it moves by less than this part of it."""
+"""A cost whose interval is narrower than half of it is moved by no prior by more than this part of it."""
+
+PRIOR_DOUBLINGS = 40
 
 
 class EnergyRegression:
@@ -106,7 +107,9 @@ class EnergyRegression:
         self.covariance_: Array = scaled / np.outer(weighted.scale, weighted.scale)
         self.covariance_ += self.common_u**2 * np.outer(self.coef_, self.coef_)
         if self.prior is not None:
-            self.coef_ = with_prior(weighted, np.sqrt(np.diag(scaled)), self.prior)
+            self.coef_ = with_prior(
+                weighted, np.sqrt(np.diag(scaled)), self.identification_.unidentified, self.prior
+            )
         return self
 
     @overload
@@ -125,20 +128,24 @@ class EnergyRegression:
         return mean, np.sqrt(np.maximum(variance, 0.0))
 
 
-def with_prior(weighted: Weighted, u: Array, prior: Array) -> Array:
+def with_prior(weighted: Weighted, u: Array, unidentified: NDArray[np.bool_], prior: Array) -> Array:
     """Costs of the same system with a row more for each prior, shape (n_columns,).
 
     Args:
         weighted: the system without prior.
         u: standard uncertainty of its solution, scaled, shape (n_columns,).
+        unidentified: columns that the data cannot tell apart, shape (n_columns,).
         prior: in the units of the costs, nan where there is none, shape (n_columns,).
     """
     rows = np.flatnonzero(np.isfinite(prior))
     centre = prior[rows] * weighted.scale[rows]
-    away = np.abs(centre - weighted.solution[rows])
-    # What the data leave open is moved by any prior; what they tell at all, by less than the limit.
-    tell = np.maximum(weighted.solution[rows], u[rows])
-    width = np.maximum(centre, u[rows] * np.sqrt(away / (PRIOR_SHIFT * tell)))
-    added = np.eye(len(prior))[rows] / width[:, None]
-    solution = nnls(np.vstack([weighted.design, added]), np.append(weighted.target, centre / width))[0]
-    return np.asarray(solution / weighted.scale, dtype=np.float64)
+    plain = weighted.solution
+    told = ~unidentified & (u < plain / 4)
+    width = np.maximum(centre, np.where(unidentified[rows], 0.0, 10 * u[rows]))
+    for _ in range(PRIOR_DOUBLINGS):
+        added = np.eye(len(prior))[rows] / width[:, None]
+        solution = nnls(np.vstack([weighted.design, added]), np.append(weighted.target, centre / width))[0]
+        if np.all(np.abs(solution - plain)[told] <= PRIOR_SHIFT * plain[told]):
+            return np.asarray(solution / weighted.scale, dtype=np.float64)
+        width = 2 * width
+    return weighted.coefficients
