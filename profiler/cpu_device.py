@@ -20,6 +20,7 @@ from profiler.duty import jitter, slice_seconds
 from profiler.microbenchmark import Microbenchmark, work_per_loop
 from profiler.sensors.base import Sensor
 from profiler.workloads.cpu_loops import FLOAT_TYPES, make_loop
+from profiler.workloads.generated_code import CHECKABLE, check_code
 from profiler.workloads.threads import PinnedThreads
 
 IDLE_LOOP_S = 1e-3
@@ -70,9 +71,10 @@ class CpuDevice:
         )
 
     def prepare(self, benchmark: Microbenchmark) -> Kernel:
-        """Start the threads, let each allocate its share, compile, and walk everything once.
+        """Start the threads, let each allocate its share, compile, walk everything once, look at the code.
 
         Raises:
+            GeneratedCodeError: the compiled kernel does not do the work that is counted.
             UsageError: the device does not support it, or the working set has no equal shares.
         """
         if not self.supports(benchmark):
@@ -86,7 +88,12 @@ class CpuDevice:
         make = partial(make_loop, benchmark, line_bytes=self.memory.line_bytes)
         threads = PinnedThreads(self.cpus[: benchmark.threads], lambda index: make(seed=index), self.clock)
         kernel = CpuKernel(self, benchmark, threads)
-        threads.run(1)
+        try:
+            threads.run(1)
+            check_code(benchmark)
+        except BaseException:
+            kernel.close()
+            raise
         return kernel
 
     def idle(self, seconds: float) -> None:
@@ -95,7 +102,8 @@ class CpuDevice:
 
     def conditions(self) -> dict[str, str]:
         """Governor, clocks, temperature and other users of the machine, as far as they can be read."""
-        return cpu_conditions(self.cpus, sys_root=self._sys_root, proc_root=self._proc_root)
+        conditions = cpu_conditions(self.cpus, sys_root=self._sys_root, proc_root=self._proc_root)
+        return {**conditions, "generated_code": "checked" if CHECKABLE else "not checked on this machine"}
 
     def throttle_events(self) -> int:
         """Times that the cores ran slower for heat since boot."""
