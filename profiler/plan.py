@@ -37,9 +37,12 @@ PlanName = Literal["quick", "full"]
 class Protocol:
     """How each configuration is measured.
 
+    What scatters from run to run is averaged by many short windows better than by few long ones, as long as a
+    window is many ticks.
+
     Attributes:
         replicates: fewest windows that count.
-        most_replicates: more are taken up to so many, until the mean is known well enough.
+        longest_s: more are taken until the mean is known well enough, or they last so long together.
         target_rel_ci: half width of the 95 % interval of the mean that is well enough, relative.
         preheat_s: work on all cores before the first configuration.
         window_s: shortest duration of such a window.
@@ -48,7 +51,7 @@ class Protocol:
     """
 
     replicates: int
-    most_replicates: int
+    longest_s: float
     target_rel_ci: float
     preheat_s: float
     window_s: float
@@ -59,19 +62,19 @@ class Protocol:
 PROTOCOLS: dict[PlanName, Protocol] = {
     "quick": Protocol(
         replicates=3,
-        most_replicates=5,
-        target_rel_ci=0.02,
+        longest_s=5.0,
+        target_rel_ci=0.01,
         preheat_s=10.0,
-        window_s=1.0,
+        window_s=0.5,
         idle_s=0.5,
         ticks=20,
     ),
     "full": Protocol(
         replicates=5,
-        most_replicates=10,
-        target_rel_ci=0.01,
+        longest_s=22.0,
+        target_rel_ci=0.003,
         preheat_s=60.0,
-        window_s=2.0,
+        window_s=1.0,
         idle_s=1.0,
         ticks=30,
     ),

@@ -19,6 +19,7 @@ class Schedule:
     Attributes:
         window_s: of each replicate window.
         idle_s: of each idle window.
+        most_replicates: of each configuration.
         expected_s: where every configuration repeats at once within its target.
         longest_s: where every one takes as many replicates as it may; throttling comes on top.
         families: configurations and expected seconds by family, in the order of the plan.
@@ -26,6 +27,7 @@ class Schedule:
 
     window_s: float
     idle_s: float
+    most_replicates: int
     expected_s: float
     longest_s: float
     families: Mapping[str, tuple[int, float]]
@@ -44,8 +46,9 @@ def make_schedule(plan: Plan, device: Device) -> Schedule:
     return Schedule(
         window_s=window_s,
         idle_s=idle_s,
+        most_replicates=most_replicates(plan, device),
         expected_s=protocol.preheat_s + len(plan.points) * point_s,
-        longest_s=protocol.preheat_s + len(plan.points) * (protocol.most_replicates * window_s + fixed_s),
+        longest_s=protocol.preheat_s + len(plan.points) * (most_replicates(plan, device) * window_s + fixed_s),
         families={family: (number, number * point_s) for family, number in count.items()},
     )
 
@@ -53,6 +56,11 @@ def make_schedule(plan: Plan, device: Device) -> Schedule:
 def window_seconds(plan: Plan, device: Device) -> float:
     """Duration of a replicate window: long enough in seconds and in ticks of the slowest counter."""
     return max(plan.protocol.window_s, plan.protocol.ticks * slowest_tick_s(device))
+
+
+def most_replicates(plan: Plan, device: Device) -> int:
+    """Replicates of a configuration whose mean stays uncertain."""
+    return max(plan.protocol.replicates, int(plan.protocol.longest_s / window_seconds(plan, device)))
 
 
 def idle_seconds(plan: Plan, device: Device) -> float:

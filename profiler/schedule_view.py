@@ -32,9 +32,9 @@ def print_schedule(console: Console, plan: Plan, schedule: Schedule) -> None:
     protocol = plan.protocol
     console.print(
         f"Pre-heating {protocol.preheat_s:.0f} s. Each configuration: an idle window of {schedule.idle_s:g} s"
-        f" before and after, {protocol.replicates} to {protocol.most_replicates} windows of"
+        f" before and after, {protocol.replicates} to {schedule.most_replicates} windows of"
         f" {schedule.window_s:g} s, until the 95 % interval of their mean is below"
-        f" ± {protocol.target_rel_ci:.0%}.",
+        f" ± {protocol.target_rel_ci:.1%}.",
         markup=False,
         soft_wrap=True,
     )

@@ -3,8 +3,8 @@
     prepare ─ idle window ─ calibrate loops ─ warm-up ─ window × replicates ─ idle window
 
 Loops double until a window spans enough time and enough ticks of the slowest counter, so that the tick
-does not decide. Windows repeat until the mean energy is known to the target of the protocol, or up to its
-largest number of replicates; throttled ones do not count.
+does not decide. Windows repeat until the mean energy is known to the target of the protocol, or as long
+as it allows; throttled ones do not count.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from profiler.device import Device, Execution, Kernel
 from profiler.meter import EnergyMeter
 from profiler.microbenchmark import Microbenchmark
 from profiler.plan import Plan
-from profiler.schedule import idle_seconds, slowest_tick_s, window_seconds
+from profiler.schedule import idle_seconds, most_replicates, slowest_tick_s, window_seconds
 from profiler.uncertainty import coverage_factor
 
 MAX_DROPPED = 5
@@ -48,6 +48,7 @@ class Trial:
         self._meter = meter
         self._plan = plan
         self._window_s = window_seconds(plan, device)
+        self._most_replicates = most_replicates(plan, device)
         self._idle_s = idle_seconds(plan, device)
         self._settle_s = max(SETTLE_S, 2 * slowest_tick_s(device))
         self._origin_ns = device.clock.now_ns()
@@ -94,7 +95,7 @@ class Trial:
         replicates: list[Window] = []
         dropped: list[Window] = []
         while len(replicates) < protocol.replicates or (
-            len(replicates) < protocol.most_replicates
+            len(replicates) < self._most_replicates
             and relative_half_width(replicates) > protocol.target_rel_ci
         ):
             window, execution = self._busy_window(kernel, loops)

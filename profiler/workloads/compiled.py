@@ -23,6 +23,8 @@ def compiled_reordering_sums(function: F) -> F:
 def compiled_fused(function: F) -> F:
     """The same, and a product that is added to something is one fused operation where the CPU has it.
 
-    Comparisons need not care for numbers that are none, so that the largest of a row is found in lanes.
+    Comparisons need not care for numbers that are none, so that the largest of a row is found in lanes, and
+    a division by zero is infinite instead of an error, so that no loop has a branch for it.
     """
-    return cast(F, numba.njit(nogil=True, fastmath={"reassoc", "nsz", "contract", "nnan"})(function))
+    flags = {"reassoc", "nsz", "contract", "nnan"}
+    return cast(F, numba.njit(nogil=True, error_model="numpy", fastmath=flags)(function))
