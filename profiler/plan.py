@@ -132,19 +132,18 @@ def _in_blocks(points: Sequence[Microbenchmark], rng: random.Random) -> tuple[Mi
 
 def _points(memory: MemoryHierarchy, *, full: bool) -> Iterator[Microbenchmark]:
     threads = thread_counts(memory.cores, full=full)
-    yield Microbenchmark(point="idle", family="idle", kernel="idle", threads=0)
-    for count in threads:
-        yield Microbenchmark(point=f"spin-t{count}", family="awake", kernel="spin", threads=count)
+    yield from _background(memory, full=full)
     yield from _duty_cycles(memory, full=full)
     for level in memory.levels:
         few = full or level == "dram"
         for index, size in enumerate(sizes(memory, level, full=full)):
             counts = counts_that_reach(memory, level, size, full=full)
-            for count in counts if few else counts[-2:]:
+            for count in counts if few and index == 0 else counts[-2:]:
                 yield walk("load", memory, level, size, count, suffix=f"-{index}")
         size = sizes(memory, level, full=False)[0]
         counts = counts_that_reach(memory, level, size, full=full)
-        for count in counts[-2:] if few else counts[-1:]:
+        most = len(counts) if full and level == "dram" else 2 if few else 1
+        for count in counts[-most:]:
             yield walk("store", memory, level, size, count)
             yield walk("copy", memory, level, size, count)
     kernel: KernelName
@@ -152,13 +151,30 @@ def _points(memory: MemoryHierarchy, *, full: bool) -> Iterator[Microbenchmark]:
         for count in threads if full else threads[-3:]:
             yield walk(kernel, memory, "dram", random_bytes(memory, count), count)
     for dtype in DTYPES:
-        for count in threads if full else threads[-3:]:
+        for count in threads if full and dtype in ("fp32", "fp64") else threads[-3:]:
             yield Microbenchmark(
                 point=f"fma-{dtype}-t{count}", family="fma", kernel="fma", threads=count, dtype=dtype
             )
     yield from _intensities(memory, full=full)
     for count in threads if full else threads[-3:]:
         yield Microbenchmark(point=f"launch-t{count}", family="launch", kernel="launch", threads=count)
+
+
+def _background(memory: MemoryHierarchy, *, full: bool) -> Iterator[Microbenchmark]:
+    """Idle and awake; a full plan comes back to what tells them apart at several times of the campaign.
+
+    Busy windows are many and hold the idle power too: without as many idle ones, and without one core
+    against all of them, idle_w, awake_w and core_w would be known only together where a device idles high.
+    """
+    ends = sorted({1, memory.cores})
+    yield Microbenchmark(point="idle", family="idle", kernel="idle", threads=0)
+    for count in thread_counts(memory.cores, full=full):
+        yield Microbenchmark(point=f"spin-t{count}", family="awake", kernel="spin", threads=count)
+    for visit in range(2, 6) if full else ():
+        yield Microbenchmark(point=f"idle-visit{visit}", family="idle", kernel="idle", threads=0)
+        for count in ends if visit < 5 else ():
+            name = f"spin-t{count}-visit{visit}"
+            yield Microbenchmark(point=name, family="awake", kernel="spin", threads=count)
 
 
 def _duty_cycles(memory: MemoryHierarchy, *, full: bool) -> Iterator[Microbenchmark]:
@@ -185,13 +201,14 @@ def _intensities(memory: MemoryHierarchy, *, full: bool) -> Iterator[Microbenchm
         size = sizes(memory, level, full=False)[0]
         counts = counts_that_reach(memory, level, size, full=full)
         for dtype in ("fp32", "fp64") if counts else ():
-            for fma in (1, 4, 16, 64) if full else (2, 16):
+            # By turns on all cores and, in a full plan, on few: bytes and FLOP must not mean busy cores.
+            for number, fma in enumerate((1, 4, 16, 64) if full else (2, 16)):
                 yield walk(
                     "intensity",
                     memory,
                     level,
                     size,
-                    counts[-1],
+                    counts[0] if full and number % 2 else counts[-1],
                     suffix=f"-{dtype}-fma{fma}",
                     dtype=dtype,
                     fma_per_element=fma,
@@ -204,5 +221,5 @@ def network_points(memory: MemoryHierarchy, *, full: bool) -> Iterator[Microbenc
         for level in (memory.levels[1], "dram") if full else (("dram", memory.levels[1])[number % 2],):
             size = sizes(memory, level, full=False)[0]
             counts = counts_that_reach(memory, level, size, full=full)
-            for count in counts[-2:] if full else counts[-1:]:
+            for count in counts[-2:] if full and level == "dram" else counts[-1:]:
                 yield items(kernel, memory, level, size, count)

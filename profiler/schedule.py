@@ -48,7 +48,8 @@ def make_schedule(plan: Plan, device: Device) -> Schedule:
         idle_s=idle_s,
         most_replicates=most_replicates(plan, device),
         expected_s=protocol.preheat_s + len(plan.points) * point_s,
-        longest_s=protocol.preheat_s + len(plan.points) * (most_replicates(plan, device) * window_s + fixed_s),
+        longest_s=protocol.preheat_s
+        + len(plan.points) * (most_replicates(plan, device) * window_s + fixed_s),
         families={family: (number, number * point_s) for family, number in count.items()},
     )
 
