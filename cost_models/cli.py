@@ -40,6 +40,13 @@ def fit(
         Path | None, typer.Option(help="Also draw the fit into this file (PNG, SVG, PDF).")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    gain_u: Annotated[
+        float | None,
+        typer.Option(min=0, max=0.5, help="Relative standard uncertainty of the sensors' gain, e.g. 0.05."),
+    ] = None,
+    priors: Annotated[
+        bool, typer.Option("--priors", help="Published ranges speak where the records do not tell a cost.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the model as JSON instead of tables.")
     ] = False,
@@ -49,7 +56,14 @@ def fit(
         raise UsageError(f"{figure}: a figure ends in .png, .svg or .pdf.")
     taken = [record for path in records for record in read_records(path)]
     with _fit_progress(taken) as report:
-        model = fit_cost_model(taken, records_sha256=records_sha256(records), seed=seed, report=report)
+        model = fit_cost_model(
+            taken,
+            records_sha256=records_sha256(records),
+            seed=seed,
+            gain_u_rel=gain_u,
+            priors=priors,
+            report=report,
+        )
     save_cost_model(out, model)
     if figure is not None:
         _draw(figure, model, taken)

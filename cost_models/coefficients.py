@@ -142,6 +142,8 @@ def _estimated(name: str, record: CalibrationRecord, estimate: Estimate) -> Coef
         width = (high - estimate.value) / estimate.value
         reason = f"its 95 % interval is ±{width:.0%} wide, the limit is ±{MAX_RELATIVE_HALF_WIDTH:.0%}"
     identified = not reason
+    if identified and name in DRAM_TERMS and not _has_dram_domain(record):
+        reason = _without_dram_domain(record)
     finite = math.isfinite(estimate.degrees_of_freedom)
     return Coefficient(
         name=name,
@@ -153,6 +155,17 @@ def _estimated(name: str, record: CalibrationRecord, estimate: Estimate) -> Coef
         status="identified" if identified else "bounded",
         provenance=_provenance(name, record),
         reason=reason,
+    )
+
+
+def _without_dram_domain(record: CalibrationRecord) -> str:
+    """What a DRAM cost is where DRAM has no domain: never the same as one that was measured there."""
+    kinds = {domain_kind(domain) for domain in record.replicates[0].energy_j}
+    if "gpu" in kinds:
+        return "inferred from the slope of the whole board, which contains its memory"
+    return (
+        "inferred from the slope of the package: the share of its memory controller; "
+        "what the memory modules draw is outside unless the maker counts it in"
     )
 
 

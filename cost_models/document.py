@@ -220,6 +220,9 @@ class CostModelDocument(_Frozen):
         records_sha256: digest of each record file.
         domains: domains of the total.
         time_attribution: which power is charged to time: ``active`` models have an ``awake_w`` of their own.
+        gain_u_rel: relative standard uncertainty of the sensors' gain, where somebody gave one. All costs
+            share it and none of their uncertainties holds it: no repetition makes it smaller, and ratios of
+            costs are free of it.
         throughput: by operation term, the largest rate seen in the campaign, in units per second.
         coefficients: one for each term that was looked for.
         covariance: of the identified coefficients.
@@ -234,6 +237,7 @@ class CostModelDocument(_Frozen):
     records_sha256: Annotated[tuple[Digest, ...], Field(max_length=10_000)] = ()
     domains: Annotated[tuple[Name, ...], Field(max_length=64)] = ()
     time_attribution: Literal["active", "idle", "none"]
+    gain_u_rel: Annotated[float, Field(ge=0, le=0.5)] | None = None
     throughput: Annotated[dict[TermName, Annotated[float, Field(gt=0, le=1e24)]], Field(max_length=64)] = (
         Field(default_factory=dict)
     )

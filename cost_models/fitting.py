@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from calibration_data import TERMS, MeasurementError, __version__, total_domains
 from calibration_data.families import HELD_OUT_FAMILIES
 from calibration_data.files import describe_validation_error
-from calibration_data.records import CalibrationRecord
+from calibration_data.records import CalibrationRecord, DeviceFingerprint
 from calibration_data.terms import POWER_TERMS
 from cost_models.coefficients import covariance, judge_coefficients
 from cost_models.cost_model import CostModel
@@ -22,6 +24,7 @@ from cost_models.document import CostModelDocument, Diagnostics, Validity
 from cost_models.drift import take_off_drift
 from cost_models.errors import RecordsDisagreeError
 from cost_models.held_out import leave_one_family_out, predict_held_out
+from cost_models.plausibility import published_range
 from cost_models.regression import EnergyRegression
 
 
@@ -30,6 +33,8 @@ def fit_cost_model(
     *,
     records_sha256: Sequence[str] = (),
     seed: int = 0,
+    gain_u_rel: float | None = None,
+    priors: bool = False,
     report: Callable[[str], None] = lambda step: None,
 ) -> CostModel:
     """Fit every cost that the records exercise; the result does not depend on their order.
@@ -40,6 +45,9 @@ def fit_cost_model(
         records: of one device and one provenance; dropped windows and warm-ups are not used.
         records_sha256: digests of the files that they came from.
         seed: of the bootstrap.
+        gain_u_rel: relative standard uncertainty of the sensors' gain, kept beside the costs.
+        priors: whether the middle of the published ranges speaks where the records do not tell a cost; those
+            that they tell move by less than 1 %.
         report: called with the name of each step before it starts.
 
     Raises:
@@ -56,7 +64,11 @@ def fit_cost_model(
         )
     design, drift = take_off_drift(build_design_matrix(records))
     report("all families")
-    fit = EnergyRegression(seed=seed, common_u=drift.common_u).fit(
+    fit = EnergyRegression(
+        seed=seed,
+        common_u=drift.common_u,
+        prior=published_centres(records[0].device, design) if priors else None,
+    ).fit(
         design.matrix,
         design.energy_j,
         relative_u=design.relative_u,
@@ -71,12 +83,27 @@ def fit_cost_model(
         records, design, fit, left_out, predict_held_out(records, held_out, design, fit), held_out, drift
     )
     try:
-        return CostModel(_document(records, records_sha256, design, fit, diagnostics))
+        document = _document(records, records_sha256, design, fit, diagnostics)
+        return CostModel(document.model_copy(update={"gain_u_rel": gain_u_rel}))
     except ValidationError as error:
         raise MeasurementError(
             f"The records give no possible cost model: {describe_validation_error(error)}.",
             next_step="Look at their numbers, and measure again.",
         ) from error
+
+
+def published_centres(device: DeviceFingerprint, design: DesignMatrix) -> NDArray[np.float64]:
+    """Geometric middle of the published range of each column's term, nan where none is, shape (n_columns,).
+
+    Of a term with two shares the DRAM's own has the prior.
+    """
+    terms = [column.term for column in design.columns]
+    centres = []
+    for column in design.columns:
+        published = published_range(device, column.term)
+        own = column.side == "dram" or terms.count(column.term) == 1
+        centres.append(np.sqrt(published.low * published.high) if published and own else np.nan)
+    return np.array(centres, dtype=np.float64)
 
 
 def _document(

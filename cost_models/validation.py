@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from calibration_data.terms import POWER_TERMS
+from calibration_data.terms import DRAM_TERMS, POWER_TERMS
 from cost_models.cost_model import CostModel
 from cost_models.identification import in_words
 from cost_models.plausibility import implausibility
@@ -39,12 +39,19 @@ def _findings(model: CostModel) -> Iterator[Finding]:
     if model.provenance == "simulated":
         yield _note("SIMULATED: every joule in this model comes from a simulated device")
     if model.provenance == "measured":
+        gain = model.document.gain_u_rel
+        size = (
+            "about 5 % between NVML boards, not known for RAPL" if gain is None else f"{gain:.1%}, as given"
+        )
         yield _note(
-            "intervals say how well costs repeat; the sensor's own gain error comes on top "
-            "(about 5 % between NVML boards, not known for RAPL)"
+            "intervals say how well costs repeat; the sensor's own gain error comes on top, the same for all "
+            f"costs ({size})"
         )
     if model.provenance == "literature":
         yield _note("from the literature: nothing in this model was measured on a device at hand")
+    inferred = [c for c in model.coefficients.values() if c.name in DRAM_TERMS and c.status == "identified"]
+    if inferred and inferred[0].reason.startswith("inferred"):
+        yield _note(f"{in_words([c.name for c in inferred])}: {inferred[0].reason}")
     supplied = [c.name for c in model.coefficients.values() if c.provenance == "literature"]
     if supplied and model.provenance != "literature":
         yield _note(f"not measured but supplied: {in_words(supplied)}")

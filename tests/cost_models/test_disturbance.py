@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from fakes.synthetic_records import TRUTH, campaign
 
+from calibration_data import UsageError, Work
 from calibration_data.records import CalibrationRecord, Window
 from cost_models import fit_cost_model
 from cost_models.coefficients import judge_coefficients
@@ -170,3 +171,32 @@ def test_a_prior_speaks_where_the_data_do_not() -> None:
     )
     assert fit.coef_.sum() == pytest.approx(4.0, rel=1e-3)
     assert fit.coef_[0] / fit.coef_[1] == pytest.approx(2.5, rel=0.3)
+
+
+def test_priors_from_published_ranges_leave_a_whole_plan_as_it_is() -> None:
+    records = campaign(noise=0.005, replicates=3)
+    plain, guided = fit_cost_model(records), fit_cost_model(records, priors=True)
+    names = plain.document.covariance.names
+    assert names == guided.document.covariance.names
+    np.testing.assert_allclose(guided.values(names), plain.values(names), rtol=0.01)
+
+
+def test_the_gain_is_one_error_of_all_costs_and_stays_apart() -> None:
+    records = campaign(noise=0.005, replicates=3)
+    model = fit_cost_model(records, gain_u_rel=0.05)
+    assert model.coefficients == fit_cost_model(records).coefficients
+    work = Work({"byte_l1": 1e9, "byte_dram_read": 1e9, "idle_w": 1.0})
+    plain, whole = model.predict_j(work), model.predict_j(work, with_gain=True)
+    assert whole.value == plain.value
+    assert whole.standard_uncertainty**2 == pytest.approx(
+        plain.standard_uncertainty**2 + (0.05 * plain.value) ** 2
+    )
+    with pytest.raises(UsageError, match="gain"):
+        fit_cost_model(records).predict_j(work, with_gain=True)
+
+
+def test_an_inferred_dram_cost_says_what_it_is() -> None:
+    items = fit_cost_model(campaign(noise=0.003, replicates=5, domains=("package-0",))).coefficients
+    assert items["byte_dram_read"].provenance == "inferred"
+    assert "memory controller" in items["byte_dram_read"].reason
+    assert fit_cost_model(campaign(noise=0.003)).coefficients["byte_dram_read"].reason == ""
