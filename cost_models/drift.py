@@ -5,9 +5,8 @@
 Configurations come in random order, so that a drift (a chip that warms up, a sensor that does) lines up with
 none of them, and their residuals show it as a slope over time: Theil and Sen's, which disturbed windows do
 not move. What is taken off is the departure from the middle of the campaign. Which moment reads right cannot
-be known, the begin and the end no less than the middle: half of the drift over the campaign bounds the error,
-and all costs share that half over √2 as relative standard uncertainty (a U-shaped distribution, which lies
-between the rectangle of GUM 4.3.7 and the two ends).
+be known, and a sensor that was right at the begin is as likely as a chip that is warm at the end: all costs
+share half of the drift over the campaign as relative standard uncertainty.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ def take_off_drift(design: DesignMatrix) -> tuple[DesignMatrix, Drift]:
         factor = np.clip(1 + rate * from_middle_h, 0.5, 2.0)
         steady = replace(design, energy_j=design.energy_j / factor)
     largest = max((abs(rate) for rate in rates.values()), default=0.0)
-    return steady, Drift(rate_per_h=rates, common_u=largest * float(np.ptp(time_h)) / np.sqrt(8))
+    return steady, Drift(rate_per_h=rates, common_u=largest * float(np.ptp(time_h)) / 2)
 
 
 def _expected_j(design: DesignMatrix) -> Array:

@@ -124,7 +124,7 @@ def test_drift_is_taken_off_and_stays_in_the_intervals(total: float) -> None:
     assert set(drift.rate_per_h) >= {1, 3}, "asleep, package and DRAM"
     for rate in drift.rate_per_h.values():
         assert rate == pytest.approx(total, rel=0.35)
-    assert drift.common_u == pytest.approx(abs(total) / np.sqrt(8), rel=0.35)
+    assert drift.common_u == pytest.approx(abs(total) / 2, rel=0.35)
     assert np.median(errors(costs)) < 0.01
     for name, item in costs.items():
         if item.status == "identified" and item.ci95 is not None:
