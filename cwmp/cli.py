@@ -43,10 +43,6 @@ ConfigOption = Annotated[Path | None, typer.Option(help="TOML file with the sett
 SettingsOption = Annotated[
     list[str] | None, typer.Option("--set", help="KEY=VALUE of any setting, as in the TOML file; repeatable.")
 ]
-AssumeOption = Annotated[
-    list[str] | None,
-    typer.Option(help="NAME=VALUE in J per unit or W, for a cost that the model refused."),
-]
 DeviceOption = Annotated[
     str,
     typer.Option(

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from calibration_data import MemoryHierarchy, Work
+from profiler.network_work import ITEMS, NetworkKernel
 
-KernelName = Literal[
-    "idle", "spin", "load", "store", "copy", "gather", "scatter", "fma", "intensity", "launch"
-]
+KernelName = (
+    Literal["idle", "spin", "load", "store", "copy", "gather", "scatter", "fma", "intensity", "launch"]
+    | NetworkKernel
+)
 
 ELEMENT_BYTES = 8
 """Loads, stores and copies move 8-byte elements."""
@@ -96,6 +98,20 @@ def work_per_loop(benchmark: Microbenchmark, memory: MemoryHierarchy) -> Work:
                 read_bytes=size,
                 written_bytes=size,
             )
+        case "softmax" | "layernorm" | "convolution" | "attention" | "adam" | "training-step":
+            return _items(benchmark, memory)
+
+
+def _items(benchmark: Microbenchmark, memory: MemoryHierarchy) -> Work:
+    item = ITEMS[benchmark.kernel]
+    count = (benchmark.working_set_bytes or 0) // item.size_bytes
+    return Work({"flop_fp32": count * item.flop}) + traffic(
+        memory,
+        benchmark.level,
+        element_bytes=count * item.element_bytes,
+        read_bytes=count * item.read_bytes,
+        written_bytes=count * item.written_bytes,
+    )
 
 
 def _random_lines(benchmark: Microbenchmark, lines: int) -> Work:
