@@ -21,7 +21,7 @@ from cwmp.prediction import CountedWork, WorkCounter
 
 MEMORY = MemoryHierarchy(l1_bytes=32_768, l2_bytes=1 << 20, llc_bytes=1 << 25, line_bytes=64, cores=16)
 HUGE_L1 = MemoryHierarchy(l1_bytes=2**40, l2_bytes=2**41, llc_bytes=None, line_bytes=64, cores=1)
-NO_CACHE = MemoryHierarchy(l1_bytes=1, l2_bytes=1, llc_bytes=None, line_bytes=64, cores=1)
+NO_CACHE = MemoryHierarchy(l1_bytes=64, l2_bytes=64, llc_bytes=None, line_bytes=64, cores=1)
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9),
     "foreach": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9, foreach=True),
