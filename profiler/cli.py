@@ -109,7 +109,9 @@ def measure(
 def profile(
     context: typer.Context,
     device: Annotated[str, typer.Option(help="cpu, sim:NAME (a shipped simulated device) or sim:FILE.json.")],
-    out: Annotated[Path, typer.Option(help="File for the records, JSON Lines.")],
+    out: Annotated[
+        Path | None, typer.Option(help="File for the records, JSON Lines; a dry run needs none.")
+    ] = None,
     plan: Annotated[PlanName, typer.Option(help="quick: minutes; full: narrower intervals.")] = "quick",
     seed: Annotated[int, typer.Option(help="Order of the configurations; noise of a simulated device.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped campaign.")] = False,
@@ -125,6 +127,8 @@ def profile(
     from profiler.schedule import make_schedule
     from profiler.schedule_view import minutes, print_schedule, schedule_document
 
+    if out is None and not dry_run:
+        raise UsageError("The records need a file.", next_step="Give --out R.jsonl, or --dry-run.")
     console = Console(stderr=True, highlight=False)
     opened = open_device(device, powercap_root=settings_of(context).powercap_root, seed=seed)
     try:
@@ -139,7 +143,7 @@ def profile(
         if dry_run:
             print_schedule(Console(highlight=False), the_plan, schedule)
         _print_line(console, minutes(schedule, virtual=virtual))
-        if dry_run:
+        if out is None or dry_run:
             return
         with campaign_progress(console) as report:
             records = run_campaign(opened, the_plan, out, resume=resume, report=report)
