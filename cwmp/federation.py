@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from cost_models import CostModel
-from cwmp.budgeted_selection import RoundBudget, plan_budget
+from cwmp.selection.budgeted import RoundBudget, plan_budget
 from cwmp.config import TrainingConfig
 from cwmp.cost_vector import CostVector, cost_vector
 from cwmp.datasets import Dataset, load_dataset

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from calibration_data import UsageError
 from cwmp.cost_vector import CostVector
-from cwmp.selector import select
+from cwmp.selection import select
 
 Distribution = Literal["laplace", "gauss"]
 PricedRule = Literal["cwmp", "cwmp-l1", "topk"]

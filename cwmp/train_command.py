@@ -23,7 +23,7 @@ from calibration_data import InvalidFileError, UsageError, __version__
 from calibration_data.files import read_model, write_whole
 from cost_models import CostModel, save_cost_model
 from cwmp.budget import EnergyLedger
-from cwmp.budgeted_selection import RoundBudget
+from cwmp.selection.budgeted import RoundBudget
 from cwmp.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from cwmp.config import TrainingConfig
 from cwmp.cost_document import costs_document, save_costs

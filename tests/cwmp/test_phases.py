@@ -6,7 +6,7 @@ from fakes.known_costs import known_cost_model
 
 from calibration_data import MeasurementError, Work
 from cwmp.budget import PHASES
-from cwmp.budgeted_selection import plan_budget, select_within
+from cwmp.selection.budgeted import plan_budget, select_within
 from cwmp.cost_vector import CostVector, cost_vector
 from cwmp.local_training import LocalSettings
 from cwmp.networks import build_network

@@ -1,0 +1,19 @@
+"""Choosing the gradient coordinates that an energy budget is spent on."""
+
+from cwmp.selection.result import Certificate, Selection, TensorMask
+from cwmp.selection.rules import RULES, SCORED_RULES, Rule, ScoredRule
+from cwmp.selection.selector import NonFinite, absolute_norms, retained_at, select
+
+__all__ = [
+    "RULES",
+    "SCORED_RULES",
+    "Certificate",
+    "NonFinite",
+    "Rule",
+    "ScoredRule",
+    "Selection",
+    "TensorMask",
+    "absolute_norms",
+    "retained_at",
+    "select",
+]
