@@ -49,6 +49,7 @@ class Case:
     duration_s: float
     align: Align = "auto"
     target: float | None = None
+    averaging_s: float | None = None
 
 
 @dataclass
@@ -78,6 +79,10 @@ CASES = [
         for duration_s, target in NVML_WAVE_TARGETS.items()
     ),
     *(
+        Case(sensor="nvml", power="square", duration_s=duration_s, averaging_s=0.025)
+        for duration_s in (0.2, 1.0, 3.0)
+    ),
+    *(
         Case(sensor=sensor, power="steady", duration_s=duration_s, align="never")
         for sensor, duration_s in (("rapl", 0.01), ("rapl", 0.1), ("nvml", 0.1), ("nvml", 1.0))
     ),
@@ -102,6 +107,7 @@ def draw_sensor(case: Case, rng: random.Random, clock: Clock) -> DrivenSensor:
             quantum_uj=1000.0,
             range_uj=None,
             offset_uj=rng.randrange(10**12),
+            averaging_s=case.averaging_s,
             seed=rng.randrange(2**32),
         )
         return DrivenSensor({"gpu-0": counter}, clock, read_s=NVML_READ_S, nominal_s=0.1)
@@ -151,7 +157,7 @@ def measured(case: Case, windows: int, seed: int, make_clock: Callable[[], Clock
 
 def table_of(title: str, rows: list[tuple[Case, Figures]]) -> Table:
     table = Table(
-        "sensor", "power", "window", "align", "median |error|", "target", "U, median", "coverage",
+        "sensor", "power", "sees", "window", "align", "median |error|", "target", "U, median", "coverage",
         "begin + end, median", "mean", title=title,
     )  # fmt: skip
     for case, figures in rows:
@@ -160,6 +166,7 @@ def table_of(title: str, rows: list[tuple[Case, Figures]]) -> Table:
         table.add_row(
             case.sensor,
             case.power,
+            "" if case.averaging_s is None else f"last {case.averaging_s * 1e3:.0f} ms",
             f"{case.duration_s * 1e3:.0f} ms",
             case.align,
             f"{error:.3%}" + (" MISSED" if missed else ""),

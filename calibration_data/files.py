@@ -8,6 +8,7 @@ Read: bounded in size, and every problem is one line with the name of the field.
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -76,14 +77,21 @@ def read_bounded(path: Path, limit_bytes: int, *, next_step: str = "") -> bytes:
     """The content of a file of at most ``limit_bytes``.
 
     Raises:
-        InvalidFileError: it cannot be read or is larger.
+        InvalidFileError: it cannot be read, is larger, or is no regular file (a pipe, a device, a folder).
     """
     try:
-        with open(path, "rb") as file:
-            data = file.read(limit_bytes + 1)
-    except OSError as error:
-        raise InvalidFileError(path, f"cannot be read ({error.strerror})", next_step=next_step) from error
-    if len(data) > limit_bytes:
+        # Opening a pipe would otherwise wait for somebody to write into it.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            size = os.fstat(descriptor)
+            if not stat.S_ISREG(size.st_mode):
+                raise InvalidFileError(path, "it is no regular file", next_step=next_step)
+            data = file.read(limit_bytes + 1) if size.st_size <= limit_bytes else None
+    except (OSError, ValueError) as error:
+        # ValueError: the name holds a null character.
+        problem = error.strerror if isinstance(error, OSError) else str(error)
+        raise InvalidFileError(path, f"cannot be read ({problem})", next_step=next_step) from error
+    if data is None or len(data) > limit_bytes:
         raise InvalidFileError(path, f"it is larger than {limit_bytes} bytes")
     return data
 

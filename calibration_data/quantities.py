@@ -190,6 +190,10 @@ class WindowReading:
         return max(0.0, self.energy_j[domain] - half_j), self.energy_j[domain] + half_j
 
 
+_MAX_CACHE_BYTES, _MAX_CORES = 2**45, 2**20
+"""Far above any device, and small enough for every later product."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class MemoryHierarchy:
     """Sizes of the levels that data passes on its way to a core.
@@ -214,6 +218,8 @@ class MemoryHierarchy:
             raise ValueError(f"cache sizes must be positive and grow from level to level, got {sizes}")
         if self.line_bytes <= 0 or self.cores <= 0:
             raise ValueError("line_bytes and cores must be positive")
+        if max(sizes) > _MAX_CACHE_BYTES or self.line_bytes > sizes[0] or self.cores > _MAX_CORES:
+            raise ValueError("no device has such caches, lines or cores")
 
     @property
     def levels(self) -> tuple[str, ...]:

@@ -1,9 +1,11 @@
-"""Commands of the cost models: fit records, show a model, check a file."""
+"""Commands of the cost models: fit records, show a model, check a file, list the published ones."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -20,13 +22,16 @@ from calibration_data.store import read_records, records_sha256
 from cost_models.cost_model import CostModel
 from cost_models.document import Coefficient
 from cost_models.engineering import interval, quantity, quantity_with_uncertainty
+from cost_models.figures import save_figures
 from cost_models.fitting import fit_cost_model
 from cost_models.plausibility import implausibility, published_range
-from cost_models.store import load_cost_model, save_cost_model
+from cost_models.store import PUBLISHED_PREFIX, load_cost_model, published_names, save_cost_model
 from cost_models.validation import findings
 
 COVERAGE_FACTOR = 2
 WIDE = 110
+
+ModelFile = Annotated[Path, typer.Argument(help="Cost model file, or published:NAME.")]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -37,6 +42,9 @@ def fit(
     out: Annotated[Path, typer.Option(help="File for the cost model, JSON.")],
     figure: Annotated[
         Path | None, typer.Option(help="Also draw the fit into this file (PNG, SVG, PDF).")
+    ] = None,
+    figures: Annotated[
+        Path | None, typer.Option(help="Also draw every figure of the fit into this folder (PNG).")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
     as_json: Annotated[
@@ -52,6 +60,8 @@ def fit(
     save_cost_model(out, model)
     if figure is not None:
         _draw(figure, model, taken)
+    if figures is not None:
+        save_figures(figures, model, taken)
     if as_json:
         typer.echo(_json(model))
         return
@@ -61,7 +71,7 @@ def fit(
 
 @app.command()
 def show(
-    model: Annotated[Path, typer.Argument(help="Cost model file.")],
+    model: ModelFile,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the model as JSON instead of tables.")
     ] = False,
@@ -75,16 +85,48 @@ def show(
 
 
 @app.command()
-def validate(model: Annotated[Path, typer.Argument(help="Cost model file.")]) -> None:
+def validate(
+    model: ModelFile,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
     """Check a cost model file: schema, units, physics, and what is published for such devices."""
     loaded = load_cost_model(model)
+    found = findings(loaded)
+    if as_json:
+        typer.echo(json.dumps({"valid": True, "findings": [asdict(finding) for finding in found]}))
+        return
     console = _console()
     _print_line(console, f"{model}: a valid cost model; schema, units and physics hold.")
-    found = findings(loaded)
     for finding in found:
         _print_line(console, f"{finding.level}: {finding.message}")
     warnings = sum(finding.level == "warning" for finding in found)
     _print_line(console, f"{warnings} warnings." if warnings != 1 else "1 warning.")
+
+
+@app.command()
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """List the published cost models, from the literature, that can be given in the place of a file."""
+    published = {name: load_cost_model(Path(PUBLISHED_PREFIX + name)) for name in published_names()}
+    if as_json:
+        sources = {PUBLISHED_PREFIX + name: list(m.document.sources) for name, m in published.items()}
+        typer.echo(json.dumps(sources))
+        return
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("name", no_wrap=True)
+    for heading in ("device", "costs with a value", "with limits only", "without a number"):
+        table.add_column(heading)
+    for name, model in published.items():
+        counted = [c.status for c in model.coefficients.values()]
+        table.add_row(
+            PUBLISHED_PREFIX + name,
+            model.device.model_name if model.device else "no single device",
+            *(str(counted.count(status)) for status in ("identified", "bounded", "refused")),
+        )
+    console = _console()
+    console.print(table)
+    _print_line(console, "Nothing in them was measured here. Next: calijoule show published:NAME")
 
 
 def _json(model: CostModel) -> str:
@@ -131,6 +173,8 @@ def _print_model(model: CostModel) -> None:
     _print_line(
         console, f"Cost model of {name}, {model.provenance}, domains {', '.join(model.document.domains)}"
     )
+    for source in model.document.sources:
+        _print_line(console, f"source: {source}")
     console.print(_coefficient_table(model))
     _print_diagnostics(console, model)
     for finding in findings(model):

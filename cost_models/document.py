@@ -10,6 +10,7 @@ History of the format:
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
@@ -180,6 +181,13 @@ class Validity(_Frozen):
         dict[Name, Annotated[tuple[Text, ...], Field(max_length=1000)]], Field(max_length=200)
     ] = Field(default_factory=dict)
 
+    @model_validator(mode="after")
+    def _ordered(self) -> Validity:
+        for name, span in (("working_set_bytes", self.working_set_bytes), ("threads", self.threads)):
+            if span is not None and span[0] > span[1]:
+                raise ValueError(f"{name} ends before it begins")
+        return self
+
 
 class CostModelDocument(_Frozen):
     """One cost model as it is written.
@@ -190,6 +198,7 @@ class CostModelDocument(_Frozen):
         created: when, ISO 8601.
         software: versions by name.
         records_sha256: digest of each record file.
+        sources: publications that its numbers come from, for a model from the literature.
         domains: domains of the total.
         time_attribution: which power is charged to time: ``active`` models have an ``awake_w`` of their own.
         throughput: by operation term, the largest rate seen in the campaign, in units per second.
@@ -204,9 +213,10 @@ class CostModelDocument(_Frozen):
     created: Name
     software: Annotated[dict[Name, Text], Field(max_length=200)] = Field(default_factory=dict)
     records_sha256: Annotated[tuple[Digest, ...], Field(max_length=10_000)] = ()
+    sources: Annotated[tuple[Text, ...], Field(max_length=100)] = ()
     domains: Annotated[tuple[Name, ...], Field(max_length=64)] = ()
     time_attribution: Literal["active", "idle", "none"]
-    throughput: Annotated[dict[TermName, Annotated[float, Field(gt=0, le=1e24)]], Field(max_length=64)] = (
+    throughput: Annotated[dict[TermName, Annotated[float, Field(ge=1e-6, le=1e24)]], Field(max_length=64)] = (
         Field(default_factory=dict)
     )
     coefficients: Annotated[tuple[Coefficient, ...], Field(min_length=1, max_length=64)]
@@ -225,6 +235,8 @@ class CostModelDocument(_Frozen):
             raise ValueError("coefficients: a name is given twice")
         if unknown := sorted(set(self.throughput) - set(TERMS)):
             raise ValueError(f"throughput: {unknown[0]!r} is not a term of the energy model")
+        if not _is_time(self.created):
+            raise ValueError("created: it is no ISO 8601 time")
         self._check_provenance()
         self._check_covariance()
         return self
@@ -253,6 +265,14 @@ class CostModelDocument(_Frozen):
             variance = self.covariance.matrix[index][index]
             if abs(variance - u[name] ** 2) > 1e-6 * u[name] ** 2:
                 raise ValueError(f"covariance: the variance of {name} is not the square of its uncertainty")
+
+
+def _is_time(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def cost_model_json_schema() -> dict[str, Any]:

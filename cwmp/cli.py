@@ -31,7 +31,12 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 BoundaryName = Literal["update", "update+uplink"]
 RuleName = Literal["cwmp", "cwmp-l1", "topk", "randomk", "dense"]
 
-ModelFile = Annotated[Path, typer.Argument(help="Cost model file.")]
+ModelFile = Annotated[Path, typer.Argument(help="Cost model file, or published:NAME.")]
+ModelOption = Annotated[Path, typer.Option(help="Cost model file, or published:NAME.")]
+AssumeOption = Annotated[
+    list[str] | None,
+    typer.Option(help="NAME=VALUE in J per unit or W, for a cost that the model refused."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 ConfigOption = Annotated[Path | None, typer.Option(help="TOML file with the settings of the run.")]
 SettingsOption = Annotated[
@@ -58,10 +63,7 @@ def export(
     optimizer_streams: Annotated[
         int, typer.Option(min=0, max=3, help="Optimiser states per weight: 0 SGD, 1 momentum, 2 Adam.")
     ] = 0,
-    assume: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME=VALUE in J per unit or W, for a cost that the model refused."),
-    ] = None,
+    assume: AssumeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Turn a cost model into joules per gradient coordinate of a network."""
@@ -107,7 +109,7 @@ def export(
 @app.command()
 def train(
     context: typer.Context,
-    cost_model: Annotated[Path, typer.Option(help="Cost model file.")],
+    cost_model: ModelOption,
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
     config: ConfigOption = None,
     dataset: Annotated[str | None, typer.Option(help="digits or synthetic.")] = None,
@@ -121,6 +123,7 @@ def train(
     rounds: Annotated[int | None, typer.Option(help="Federated rounds.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of every random draw.")] = None,
     settings: SettingsOption = None,
+    assume: AssumeOption = None,
     device: DeviceOption = "auto",
     engine: Annotated[Literal["local"], typer.Option(help="Where the clients run.")] = "local",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
@@ -143,7 +146,7 @@ def train(
     }
     given = {key: value for key, value in options.items() if value is not None}
     training = _training_config(config, {**_settings(settings), **given})
-    model = load_cost_model(cost_model)
+    model = load_cost_model(cost_model).with_assumed(_assumed(assume or []))
     measured_by = _measuring_device(device, model, context, console)
     with bar(console, "round") as advance:
         result = run_training(
@@ -170,7 +173,7 @@ def train(
 @app.command()
 def compare(
     context: typer.Context,
-    cost_model: Annotated[Path, typer.Option(help="Cost model file.")],
+    cost_model: ModelOption,
     out: Annotated[Path, typer.Option(help="Folder of the comparison.")],
     config: ConfigOption = None,
     rules: Annotated[str, typer.Option(help="Rules, by commas.")] = "cwmp,topk,randomk,dense",
@@ -180,6 +183,7 @@ def compare(
     ] = None,
     seeds: Annotated[str, typer.Option(help="Seeds, by commas.")] = "0",
     settings: SettingsOption = None,
+    assume: AssumeOption = None,
     device: DeviceOption = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Keep finished runs, go on with others.")] = False,
     as_json: JsonOption = False,
@@ -192,7 +196,7 @@ def compare(
         raise UsageError("--budgets-j and --budget-fractions exclude each other.")
     console = Console(stderr=True, highlight=False)
     training = _training_config(config, {"selector": "dense", **_settings(settings)})
-    model = load_cost_model(cost_model)
+    model = load_cost_model(cost_model).with_assumed(_assumed(assume or []))
     started: list[str] = []
     with bar(console, "compare") as advance:
         result = run_comparison(
@@ -352,7 +356,7 @@ def _measuring_device(name: str, model: CostModel, context: typer.Context, conso
         return None
     if name != "auto":
         return open_device(name, powercap_root=root)
-    if model.device is None:
+    if model.device is None or model.provenance == "literature":
         _line(console, "Joules are predicted only: the cost model is of no device here.")
         return None
     try:

@@ -231,7 +231,7 @@ def _priced(
         fixed_j=added(pricing.model.predict_j(fixed_work), pricing.wake_j()),
         var_ln_c=_variance_of_log(tensors.values()),
         provenance=pricing.provenance(works),
-        notes=pricing.notes(),
+        notes=pricing.notes(works),
     )
 
 

@@ -216,9 +216,13 @@ class Pricing:
             parts.append("literature")
         return max(parts, key=_WORSE_TO_THE_RIGHT.index)
 
-    def notes(self) -> tuple[str, ...]:
-        """What a reader of the prices must know."""
+    def notes(self, works: Iterable[Work]) -> tuple[str, ...]:
+        """What a reader of the prices of these works must know."""
         notes = []
+        used = total_work(works)
+        limits = [c.name for c in self.model.coefficients.values() if c.status == "bounded" and used[c.name]]
+        if limits:
+            notes.append(f"Only limits are known of {', '.join(limits)}; the middle between them is charged.")
         if self.model.document.time_attribution != "active":
             notes.append("The cost model has no awake power of its own; time is not charged.")
         if self.link is not None and self.link.wake_j is None:
@@ -240,16 +244,20 @@ class Pricing:
         """Split a price; the seconds of apply go to lines and elements as each alone would take them."""
         lines = self._apply(layout, Touched(kept=0, lines=touched.lines, rows=touched.rows))
         elements = self._apply(layout, Touched(kept=touched.kept, lines=0, rows=0))
-        alone_s = [self.model.duration_s(part) for part in (lines, elements)]
-        whole = self.timed(lines + elements)
-        share = alone_s[0] / sum(alone_s)
-        seconds = Work({name: whole[name] * share for name in ("awake_w", "core_w")})
-        open_j = self.model.predict_j(lines + seconds).value / touched.lines
+        open_j = self.model.predict_j(lines + self._seconds_of(lines, elements)).value / touched.lines
         return BlockPrice(
             line_coordinates=line_coordinates(layout, self.memory),
             open_j=open_j,
             element_j=max(price_j - open_j * touched.lines, 0.0),
         )
+
+    def _seconds_of(self, part: Work, rest: Work) -> Work:
+        """The share of a part in the seconds of the whole; none where time is not charged."""
+        if self.model.document.time_attribution != "active":
+            return Work()
+        part_s, rest_s = self.model.duration_s(part), self.model.duration_s(rest)
+        whole = self.timed(part + rest)
+        return Work({name: whole[name] * part_s / (part_s + rest_s) for name in ("awake_w", "core_w")})
 
 
 def total_work(works: Iterable[Work]) -> Work:

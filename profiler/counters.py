@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import hypot, sqrt
+from math import hypot, inf, sqrt
 from typing import NamedTuple
 
 from calibration_data import CounterSpec, MeasurementError, UsageError
@@ -29,10 +29,10 @@ PLAUSIBLE_POWER_W = 10_000.0
 UNKNOWN_PERIOD_S = 0.1
 """Taken for the update period of a counter that does not say it: the longest of common ones."""
 
-SHARP = 0.25
+SHARP = 0.5
 """A tick is sharp if it is known to this part of the update period, whole width."""
 
-SLOW_READ = 0.25
+SLOW_READ = 0.5
 """A read that takes this part of the update period, or more, blurs the ticks."""
 
 
@@ -45,6 +45,13 @@ STUCK_PERIODS = 3.0
 
 STUCK_LEAST_S = 0.05
 """However often it ticks, it stands still for so long: what updates it, a hypervisor say, can be late."""
+
+
+UNSURE_LEAST_S = 0.2
+"""A counter that has moved, and whose ticks could not be seen well, stands still for so long to be stuck."""
+
+MOVED_OFTEN = 3
+"""So many readings have seen a counter move that is known to tick."""
 
 
 def patience_s(period_s: float, periods: float) -> float:
@@ -63,6 +70,7 @@ class TickTiming:
         variation_w: standard deviation of the power from tick to tick, where it changes from each tick to
             the next; 0 if it was steady.
         power_w: mean power while the counter was discovered; None if it was not.
+        unseen_s: part of each update period over which the sensor does not average.
         discovered: seen on the device, not taken from a data sheet.
     """
 
@@ -71,14 +79,17 @@ class TickTiming:
     resolution_uj: float = 0.0
     variation_w: float = 0.0
     power_w: float | None = None
+    unseen_s: float = 0.0
     discovered: bool = False
 
 
 def nominal_timing(spec: CounterSpec) -> TickTiming:
     """What the data sheet says."""
+    period_s = UNKNOWN_PERIOD_S if spec.update_period_s is None else max(spec.update_period_s, 1e-9)
     return TickTiming(
-        period_s=UNKNOWN_PERIOD_S if spec.update_period_s is None else max(spec.update_period_s, 1e-9),
+        period_s=period_s,
         resolution_uj=spec.resolution_uj or 0.0,
+        unseen_s=max(0.0, period_s - (spec.averaging_window_s or period_s)),
     )
 
 
@@ -108,6 +119,7 @@ class _Counter:
     read_s: float
     moved_s: float
     tick: Tick
+    moves: int = 0
 
 
 class Counters:
@@ -200,13 +212,17 @@ class Counters:
         moved_uj = counter_difference(before_uj, raw_uj, self.specs[domain].range_uj)
         if not moved_uj:
             still_s = read_s - counter.moved_s
-            if still_s > patience_s(period_s, STUCK_PERIODS) and self.timing[domain].discovered:
+            patient_s = patience_s(period_s, STUCK_PERIODS)
+            if not self.timing[domain].discovered:
+                patient_s = max(patient_s, UNSURE_LEAST_S) if counter.moves >= MOVED_OFTEN else inf
+            if still_s > patient_s:
                 self._stood_still_s[domain] = read_s
             if read_s - tick.time_s > IDLE_PERIODS * period_s:
                 # At no power a counter ticks and shows the same.
                 counter.tick = _unseen_tick(tick.total_uj, read_s, period_s, blur_s)
             return
         counter.moved_s = read_s
+        counter.moves += 1
         _refuse_implausible(domain, moved_uj * 1e-6, gap_s, period_s)
         counter.tick = self._tick_after(domain, tick, moved_uj, read_s, gap_s, blur_s)
 

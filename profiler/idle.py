@@ -66,3 +66,25 @@ def measure_idle(
         power_w={domain: reading.energy_j[domain] / reading.duration_s for domain in moved},
         standard_uncertainty_w=u_w,
     )
+
+
+def mean_idle(first: IdleBaseline, second: IdleBaseline) -> IdleBaseline:
+    """The idle power between two windows, which may have drifted from one to the other.
+
+    In between it is taken to lie anywhere from one to the other: a rectangular distribution, whose standard
+    uncertainty joins those of the windows (GUM 4.3.7).
+    """
+    common = [domain for domain in first.power_w if domain in second.power_w]
+    drift_u_w = {domain: abs(second.power_w[domain] - first.power_w[domain]) / sqrt(12) for domain in common}
+    return IdleBaseline(
+        duration_s=first.duration_s + second.duration_s,
+        power_w={domain: (first.power_w[domain] + second.power_w[domain]) / 2 for domain in common},
+        standard_uncertainty_w={
+            domain: hypot(
+                drift_u_w[domain],
+                first.standard_uncertainty_w[domain] / 2,
+                second.standard_uncertainty_w[domain] / 2,
+            )
+            for domain in common
+        },
+    )

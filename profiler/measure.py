@@ -14,12 +14,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from math import hypot, inf, sqrt
+from math import hypot, inf
 from pathlib import Path
 
 from calibration_data import FLAG_MEANING, UsageError, WindowReading, total_domains
 from profiler.conditions import FILTERING_NOTE, Conditions, condition_notes
-from profiler.idle import IdleBaseline, measure_idle
+from profiler.idle import IdleBaseline, mean_idle, measure_idle
 from profiler.meter import EnergyMeter
 from profiler.sensors import RealSensor
 
@@ -129,28 +129,6 @@ def measure_command(
         before=before,
         after=after,
         notes=_notes(reading, before, after),
-    )
-
-
-def mean_idle(first: IdleBaseline, second: IdleBaseline) -> IdleBaseline:
-    """The idle power between two windows, which may have drifted from one to the other.
-
-    In between it is taken to lie anywhere from one to the other: a rectangular distribution, whose standard
-    uncertainty joins those of the windows (GUM 4.3.7).
-    """
-    common = [domain for domain in first.power_w if domain in second.power_w]
-    drift_u_w = {domain: abs(second.power_w[domain] - first.power_w[domain]) / sqrt(12) for domain in common}
-    return IdleBaseline(
-        duration_s=first.duration_s + second.duration_s,
-        power_w={domain: (first.power_w[domain] + second.power_w[domain]) / 2 for domain in common},
-        standard_uncertainty_w={
-            domain: hypot(
-                drift_u_w[domain],
-                first.standard_uncertainty_w[domain] / 2,
-                second.standard_uncertainty_w[domain] / 2,
-            )
-            for domain in common
-        },
     )
 
 

@@ -14,40 +14,29 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Literal, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from calibration_data import (
     CounterSpec,
     MeasurementError,
     NoUsableSensorError,
     UsageError,
-    WindowFlag,
     WindowReading,
 )
+from profiler.alignment import Align, Alignment
 from profiler.clock import Clock, MonotonicClock
-from profiler.counters import PLAUSIBLE_POWER_W, STUCK_PERIODS, Counters, Tick, TickTiming, patience_s
+from profiler.closing import Closing, OpenWindow
+from profiler.counters import PLAUSIBLE_POWER_W, Counters, Tick, TickTiming
 from profiler.errors import CounterResetError, ImplausiblePowerError, SensorMissingError, WindowOrderError
 from profiler.sensors.base import Sensor
-from profiler.ticks import discover_ticks, leading_domains, wait_for_ticks
-from profiler.window_energy import Span, WindowEnergy, needs_following_tick, unwatched_u_j, window_energy
-
-Align = Literal["auto", "always", "never"]
-
-LONGEST_ALIGNED_PERIOD_S = 0.5
-"""``auto`` does not wait for counters that tick less often."""
-
-CHEAP_PERIOD_S = 0.005
-"""``auto`` waits one more tick after the window only for counters that tick at least this often."""
-
-MANY_PERIODS = 10.0
-"""So many update periods between two edges tell a power, also where the ticks were not watched."""
-
-JUST_NOW = 0.05
-"""A window that begins within this part of an update period after a tick begins at the tick."""
+from profiler.ticks import wait_for_ticks
 
 LONGEST_POLL_S = 0.05
 """The counters of an open window are read this often: a counter that stands still, jumps back or starts anew
 in between is then noticed, where two readings a window would make a plausible number of it."""
+
+POLLS_IN_SLOW_PERIOD = 4
+"""A counter whose ticks are watched in the background is looked after this often."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -72,17 +61,6 @@ class Window:
         return self._reading
 
 
-@dataclass
-class _OpenWindow:
-    """Where a window began, and the first failure of a reading since: the window is lost with it."""
-
-    read_s: float
-    opening: Mapping[str, Tick]
-    before: Mapping[str, Tick]
-    begin_ns: int = 0
-    failure: MeasurementError | None = None
-
-
 class EnergyMeter:
     """Measures the energy of windows with all domains of some sensors.
 
@@ -91,10 +69,12 @@ class EnergyMeter:
         clock: the sensors' readings carry their times from the same clock.
         synchronize: called before both edges of each window, for devices that work asynchronously.
         align: ``auto`` waits for a tick of the leading counters (those of the total) at both edges, and for
-            one more after the end where the power changed and a tick is cheap; ``always`` for that one at
-            any price, and for slow counters too; ``never`` costs two reads a window, leaves the ticks to the
-            uncertainty, and cannot see that a counter stopped within a window. Simulated counters are
-            aligned only by ``always``: virtual time is free, so their windows are made long instead.
+            one more after the end where the power changed and a tick is cheap; slow counters (from 5 ms) are
+            watched in the background, and then waited for only at the end. ``always`` waits for that one
+            more tick at any price, and for counters that tick less than twice a second too; ``never`` costs
+            two reads a window, leaves the ticks to the uncertainty, and cannot see that a counter stopped
+            within a window. Simulated counters are aligned only by ``always``: virtual time is free, so
+            their windows are made long instead.
         gain_u_rel: relative standard uncertainty of a sensor's gain by domain, where it is known.
 
     Unless ``never``, making a meter takes eight ticks of the slowest counter, to learn how they come.
@@ -119,22 +99,23 @@ class EnergyMeter:
             )
         self._clock = clock or MonotonicClock()
         self._synchronize = synchronize
-        self._align = align
         self._counters = Counters(sensors)
-        self._gain_u_rel = dict(gain_u_rel or {})
-        unknown = sorted(set(self._gain_u_rel) - set(self._counters.specs))
+        unknown = sorted(set(gain_u_rel or {}) - set(self._counters.specs))
         if unknown:
             raise UsageError(f"A gain is given for {', '.join(unknown)}, which no sensor measures.")
-        self._leading = frozenset(leading_domains(self._counters.specs))
+        self._alignment = Alignment(self._counters, self._clock, align)
+        self._closing = Closing(self._counters, self._alignment, gain_u_rel or {})
         self._lock = threading.Lock()
-        self._open: dict[str, _OpenWindow] = {}
+        self._open: dict[str, OpenWindow] = {}
         self._last_edge: Mapping[str, Tick] = {}
-        self._outside_w: dict[str, float] = {}
         self._stop_polling: Callable[[], None] | None = None
-        self._alignable = self._worth_aligning()
+        self._poll_s = LONGEST_POLL_S
         # What a sensor has to complain about comes out at the first window.
         with suppress(MeasurementError, NoUsableSensorError):
-            self._look()
+            self._alignment.discover()
+            self._last_edge = self._counters.ticks()
+        if self._alignment.watched():
+            self._start_polling()
 
     @property
     def specs(self) -> tuple[CounterSpec, ...]:
@@ -168,9 +149,8 @@ class EnergyMeter:
                 self._read()
             else:
                 self._read_anew()
-            if self._alignable:
-                self._wait(self._expected() & self._not_at_a_tick())
-            window = _OpenWindow(self._counters.read_s, self._counters.ticks(), self._last_edge)
+            self._wait(self._alignment.before_begin())
+            window = OpenWindow(self._counters.read_s, self._counters.ticks(), self._last_edge)
             self._open[name] = window
         # The last thing to do: from here on the energy is the work's.
         window.begin_ns = self._clock.now_ns()
@@ -196,14 +176,10 @@ class EnergyMeter:
             with self._lock:
                 if window.failure is not None:
                     raise window.failure
-                duration_s = (end_ns - window.begin_ns) / 1e9
-                if duration_s <= 0:
+                if end_ns <= window.begin_ns:
                     raise MeasurementError(f"The window {name!r} ended at the instant at which it began.")
                 self._read()
-                reading = None if self._alignable else self._plain_reading(window, duration_s)
-                if reading is None:
-                    spans, still = self._close_spans(window, end_ns)
-                    reading = self._reading(duration_s, spans, still)
+                reading = self._closing.reading(window, end_ns, self._wait)
                 self._last_edge = self._counters.ticks()
         finally:
             del self._open[name]
@@ -251,47 +227,6 @@ class EnergyMeter:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _look(self) -> None:
-        if self._alignable:
-            discover_ticks(self._counters, self._clock)
-            self._alignable = self._worth_aligning()
-        else:
-            self._counters.read()
-        self._last_edge = self._counters.ticks()
-        for domain, timing in self._counters.timing.items():
-            if timing.power_w is not None:
-                self._outside_w[domain] = timing.power_w
-
-    def _worth_aligning(self) -> frozenset[str]:
-        """Leading domains for whose ticks it is worth to wait."""
-        if self._align == "never":
-            return frozenset()
-        if self._align == "always":
-            return self._leading
-        return frozenset(
-            domain
-            for domain in self._leading
-            if self._counters.specs[domain].interface != "simulated"
-            and self._counters.timing[domain].period_s <= LONGEST_ALIGNED_PERIOD_S
-        )
-
-    def _expected(self) -> frozenset[str]:
-        """Those whose ticks have been seen and can be read quickly enough to see them."""
-        return frozenset(
-            domain
-            for domain in self._alignable
-            if self._counters.timing[domain].discovered and domain not in self._counters.slow
-        )
-
-    def _not_at_a_tick(self) -> frozenset[str]:
-        """Domains that were not seen to tick just now, as they are where another window has just ended."""
-        now_s = self._counters.read_s
-        return frozenset(
-            domain
-            for domain, tick in self._counters.ticks().items()
-            if not tick.sharp or now_s - tick.time_s > JUST_NOW * self._counters.timing[domain].period_s
-        )
-
     def _wait(self, domains: Iterable[str]) -> dict[str, list[Tick]]:
         try:
             return wait_for_ticks(self._counters, self._clock, domains)
@@ -314,98 +249,16 @@ class EnergyMeter:
         except MeasurementError as error:
             self._fail(error)
             raise
+        for domain in self._alignment.watched():
+            tick = self._counters.ticks()[domain]
+            for window in tuple(self._open.values()):
+                if tick.total_uj != window.opening[domain].total_uj:
+                    window.first.setdefault(domain, tick)
 
     def _fail(self, error: MeasurementError) -> None:
         """A failure is lasting for every window that is open."""
         for window in tuple(self._open.values()):
             window.failure = window.failure or error
-
-    def _power_before(self, domain: str, window: _OpenWindow) -> float | None:
-        """Mean power from the last edge before a window to its begin; an older one if that is too short."""
-        before, tick = window.before.get(domain), window.opening[domain]
-        if before is not None:
-            passed_s = tick.time_s - before.time_s
-            watched = before.sharp and tick.sharp
-            if passed_s > 0 and (watched or passed_s > MANY_PERIODS * self._counters.timing[domain].period_s):
-                self._outside_w[domain] = (tick.total_uj - before.total_uj) * 1e-6 / passed_s
-        return self._outside_w.get(domain)
-
-    def _plain_reading(self, window: _OpenWindow, duration_s: float) -> WindowReading | None:
-        """The short way where no tick is watched; None where there is more to say about a domain."""
-        if self._counters.slow or self._counters.stood_still_since(window.read_s):
-            return None
-        energy_j, u_j = {}, {}
-        for domain, tick in self._counters.ticks().items():
-            timing, opening = self._counters.timing[domain], window.opening[domain]
-            moved_j = (tick.total_uj - opening.total_uj) * 1e-6
-            if moved_j <= 0 or duration_s < timing.period_s:
-                return None
-            energy_j[domain] = moved_j
-            u_j[domain] = unwatched_u_j(moved_j, duration_s, opening, tick, timing)
-        return WindowReading(
-            duration_s=duration_s, energy_j=energy_j, quantisation_u_j=u_j, gain_u_rel=self._gain_u_rel
-        )
-
-    def _close_spans(self, window: _OpenWindow, end_ns: int) -> tuple[dict[str, Span], frozenset[str]]:
-        """What is known about each domain, and the leading domains that did not tick after the end."""
-        at_end, read_s = self._counters.ticks(), self._counters.read_s
-        waited_for = self._expected()
-        stood_still = self._leading & self._counters.stood_still_since(window.read_s)
-        seen = self._wait(waited_for)
-
-        outside_w = {domain: self._power_before(domain, window) for domain in at_end}
-
-        def spans() -> dict[str, Span]:
-            return {
-                domain: Span(
-                    domain=domain,
-                    begin_s=window.begin_ns * 1e-9,
-                    end_s=end_ns * 1e-9,
-                    opening=window.opening[domain],
-                    at_end=tick,
-                    closing=seen[domain][0] if domain in seen else tick,
-                    following=seen[domain][1] if len(seen.get(domain, ())) > 1 else None,
-                    read_s=read_s - window.read_s,
-                    outside_w=outside_w[domain],
-                    timing=self._counters.timing[domain],
-                )
-                for domain, tick in at_end.items()
-            }
-
-        first = spans()
-        if not seen:
-            return first, waited_for | stood_still
-        more = {
-            domain
-            for domain in waited_for & set(seen)
-            if first[domain].following is None
-            and (self._align == "always" or self._counters.timing[domain].period_s <= CHEAP_PERIOD_S)
-            and needs_following_tick(first[domain])
-        }
-        for domain, ticks in self._wait(more).items():
-            seen.setdefault(domain, []).extend(ticks)
-        return (spans() if more else first), (waited_for - set(seen)) | stood_still
-
-    def _reading(self, duration_s: float, spans: Mapping[str, Span], still: frozenset[str]) -> WindowReading:
-        energies = {domain: window_energy(span) for domain, span in spans.items()}
-        flags = {domain: self._flags(spans[domain], energies[domain], domain in still) for domain in spans}
-        return WindowReading(
-            duration_s=duration_s,
-            energy_j={domain: energy.energy_j for domain, energy in energies.items()},
-            quantisation_u_j={domain: energy.u_j for domain, energy in energies.items()},
-            gain_u_rel=self._gain_u_rel,
-            flags={domain: found for domain, found in flags.items() if found},
-        )
-
-    def _flags(self, span: Span, energy: WindowEnergy, stood_still: bool) -> tuple[WindowFlag, ...]:
-        flags = energy.flags
-        if span.domain in self._counters.slow:
-            flags += ("slow read",)
-        must_move_s = patience_s(span.timing.period_s, STUCK_PERIODS)
-        unmoved = "unmoved" in flags and span.duration_s > must_move_s
-        if stood_still or (span.domain in self._leading and unmoved):
-            flags += ("stuck",)
-        return flags
 
     def _start_polling(self) -> None:
         if self._stop_polling is not None:
@@ -415,17 +268,26 @@ class EnergyMeter:
         ]
         if any(spec.interface != "simulated" for spec in self.specs):
             periods_s.append(LONGEST_POLL_S)
+        periods_s += [
+            self._counters.timing[domain].period_s / POLLS_IN_SLOW_PERIOD
+            for domain in self._alignment.watched()
+        ]
         if periods_s:
-            self._stop_polling = self._clock.every(min(periods_s), self._poll)
+            self._poll_s = min(periods_s)
+            self._stop_polling = self._clock.every(self._poll_s, self._poll)
 
     def _poll(self) -> None:
+        if self._read_between():
+            self._alignment.watch(self._read_between, self._poll_s)
+
+    def _read_between(self) -> bool:
+        """Read, unless an edge is being read just now."""
         if not self._lock.acquire(blocking=False):
-            # An edge is being read just now.
-            return
+            return False
         try:
-            if self._open:
-                # The failure is kept in the windows and raised when they end.
-                with suppress(MeasurementError):
-                    self._read()
+            # A failure is kept in the open windows and raised when they end.
+            with suppress(MeasurementError):
+                self._read()
         finally:
             self._lock.release()
+        return True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import reduce
 from itertools import pairwise
 from math import gcd, sqrt
@@ -25,6 +26,9 @@ SILENCE_S = 0.12
 """A counter that has not ticked for so long, and for three of its periods, is taken to be idle."""
 
 LONGEST_DISCOVERY_S = 2.5
+
+MANY_PERIODS = 300
+"""A counter of which too few ticks have been seen closely in so many of its periods is given up."""
 
 SPIN_BELOW_S = 0.005
 """Ticks that come faster are watched without a pause between reads; sleeping takes too long."""
@@ -80,7 +84,7 @@ def discover_ticks(counters: Counters, clock: Clock) -> None:
     watch = _Watch(counters, clock, leading_domains(counters.specs))
     elapsed_s = 0.0
     while elapsed_s < MIN_DISCOVERY_S or not all(
-        len(watch.seen.get(domain, ())) > MIN_TICKS
+        _enough(watch.seen.get(domain, ()), elapsed_s / counters.timing[domain].period_s)
         or (domain not in watch.seen and elapsed_s > max(SILENCE_S, 3 * counters.timing[domain].period_s))
         for domain in watch.domains
     ):
@@ -90,7 +94,17 @@ def discover_ticks(counters: Counters, clock: Clock) -> None:
     for domain, ticks in watch.seen.items():
         timing = timing_of(ticks)
         if timing is not None:
-            counters.timing[domain] = timing
+            window_s = counters.specs[domain].averaging_window_s or timing.period_s
+            counters.timing[domain] = replace(timing, unseen_s=max(0.0, timing.period_s - window_s))
+
+
+def _enough(ticks: Sequence[Tick], periods: float) -> bool:
+    """Whether there are ticks enough, and enough seen closely, which takes longer on a busy machine."""
+    return len(ticks) > MIN_TICKS and (len(_sharp_pairs(ticks)) >= MIN_TICKS / 2 or periods > MANY_PERIODS)
+
+
+def _sharp_pairs(ticks: Sequence[Tick]) -> list[tuple[Tick, Tick]]:
+    return [(before, after) for before, after in pairwise(ticks) if before.sharp and after.sharp]
 
 
 def timing_of(ticks: Sequence[Tick]) -> TickTiming | None:
@@ -102,20 +116,18 @@ def timing_of(ticks: Sequence[Tick]) -> TickTiming | None:
     Returns:
         None if there are too few to tell.
     """
-    pairs = [(before, after) for before, after in pairwise(ticks) if before.sharp and after.sharp]
+    pairs = _sharp_pairs(ticks)
     if len(pairs) < MIN_TICKS / 2:
         return None
     intervals_s = [after.time_s - before.time_s for before, after in pairs]
     steps_uj = [after.total_uj - before.total_uj for before, after in pairs]
-    # A tick between two reads is seen up to half of the gap early or late.
-    seen_u_s = sqrt(2 / 3) * statistics.median(after.half_width_s for _, after in pairs)
+    seen_u_s = _seen_u_s([after for _, after in pairs])
     powers_w = [step * 1e-6 / interval for step, interval in zip(steps_uj, intervals_s, strict=True)]
-    noise_w = statistics.mean(powers_w) * seen_u_s / statistics.mean(intervals_s)
     return TickTiming(
         period_s=statistics.median(intervals_s),
         jitter_s=max(seen_u_s, statistics.stdev(intervals_s)),
         resolution_uj=step_uj(steps_uj),
-        variation_w=_variation_w(powers_w, noise_w),
+        variation_w=_variation_w(powers_w, seen_u_s / statistics.mean(intervals_s)),
         power_w=sum(steps_uj) * 1e-6 / sum(intervals_s),
         discovered=True,
     )
@@ -132,14 +144,32 @@ def step_uj(differences_uj: Sequence[int]) -> float:
     return common
 
 
-def _variation_w(powers_w: Sequence[float], noise_w: float) -> float:
-    """Standard deviation from tick to tick, less what the times of the ticks explain.
+def with_variation(timing: TickTiming, ticks: Sequence[Tick]) -> TickTiming:
+    """The same ticks, with the variation of power of late.
+
+    Args:
+        timing: how the counter ticks.
+        ticks: the last ones whose power is known, in order; too few change nothing.
+    """
+    if len(ticks) < MIN_TICKS:
+        return timing
+    powers_w = [tick.power_w for tick in ticks if tick.power_w is not None]
+    return replace(timing, variation_w=_variation_w(powers_w, _seen_u_s(ticks) / timing.period_s))
+
+
+def _seen_u_s(ticks: Sequence[Tick]) -> float:
+    """Uncertainty of the time between two ticks: each is seen up to half of the gap early or late."""
+    return sqrt(2 / 3) * statistics.median(tick.half_width_s for tick in ticks)
+
+
+def _variation_w(powers_w: Sequence[float], noise_rel: float) -> float:
+    """Standard deviation from tick to tick, unless the times of the ticks explain it.
 
     A power that is the same in most ticks and has stepped once is steady: what happens between two ticks
     is like its neighbours. So the typical step decides, not the largest.
     """
     typical_w = statistics.median(abs(after - before) for before, after in pairwise(powers_w))
-    if typical_w <= 3 * noise_w:
+    if typical_w <= 3 * noise_rel * statistics.mean(powers_w):
         return 0.0
     return statistics.stdev(powers_w)
 

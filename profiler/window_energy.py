@@ -19,6 +19,7 @@ tail and of the ticks' times are rectangular distributions (GUM 4.3.7) and join 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import hypot, sqrt
 from typing import NamedTuple
 
@@ -31,13 +32,19 @@ SIGNIFICANT = 3.0
 STEADY_REL = 0.002
 """Powers that differ by less count as one; nothing is steadier."""
 
-WITHIN_TICK = 2.2
+WITHIN_TICK = 1.65
 """Power varies more within an update period than its means from one to the next. Square waves with about
 two ticks in their period, the least favourable, need this factor for intervals that hold
 (benchmarks/windows.py)."""
 
 NEGLIGIBLE = 5e-4
 """A tail that is uncertain by less than this part of the window's energy needs no further tick."""
+
+WHOLE_PERIOD = 0.8
+"""So much of an update period between two ticks is a whole one: they come a little early or late."""
+
+LONG_PERIOD = 1.5
+"""Two ticks further apart than this had another between them."""
 
 LONG_READ_S = 0.05
 """Where the edges and their reads are this far apart, what was counted is scaled to the window."""
@@ -56,6 +63,7 @@ class Span(NamedTuple):
         domain: its name.
         begin_s, end_s: edges of the window.
         opening: last tick before the begin.
+        first: the first tick in the window, where slow ticks are watched; None if it was not seen.
         at_end: last tick before the end.
         closing: the tick up to which energy is counted: the first after the end if the end was aligned,
             else ``at_end``.
@@ -69,6 +77,7 @@ class Span(NamedTuple):
     begin_s: float
     end_s: float
     opening: Tick
+    first: Tick | None
     at_end: Tick
     closing: Tick
     following: Tick | None
@@ -95,6 +104,25 @@ class Span(NamedTuple):
     def tail_s(self) -> float:
         """Time from the end to the closing tick; negative if that was before the end."""
         return self.closing.time_s - self.end_s
+
+    @property
+    def head_s(self) -> float:
+        """Time from the opening tick to the begin."""
+        return self.begin_s - self.opening.time_s
+
+    @property
+    def last_period_s(self) -> float:
+        """Length of the update period in which the window ends."""
+        return self.closing.time_s - self.at_end.time_s if self.at_end.sharp else self.timing.period_s
+
+    @property
+    def inner_w(self) -> float | None:
+        """Mean power from the first tick in the window to the last, where there is a period between them."""
+        begin = self.opening if self.first is None else self.first
+        whole_s = self.closing.time_s - self.last_period_s - begin.time_s
+        if whole_s < WHOLE_PERIOD * self.timing.period_s:
+            return None
+        return (self.at_end.total_uj - begin.total_uj) * 1e-6 / whole_s
 
     @property
     def aligned(self) -> bool:
@@ -222,51 +250,119 @@ def unwatched_u_j(
 
 
 def _changing(span: Span) -> WindowEnergy:
-    head_s = span.begin_s - span.opening.time_s
-    head_w = span.mean_w if span.opening.power_w is None else span.opening.power_w
-    following = span.following
-    closing_share = 1.0
-    if following is not None and following.power_w is not None:
-        # The closing tick is an end of the tail and of the period whose power the tail is given.
-        periods = span.tail_s / (following.time_s - span.closing.time_s)
-        closing_share += periods
-        tail_w = following.power_w
-        tail_u_j = tail_w * periods * following.half_width_s / sqrt(3)
+    if span.at_end.total_uj == span.opening.total_uj:
+        inside_j, split_u_j = _within_one_period(span)
+        head_w = tail_w = span.mean_w
+        closing_share, following_u_j = 1.0, 0.0
     else:
-        tail_w, tail_u_j = _tail_within(span)
-    energy_j = span.moved_j - head_w * head_s - tail_w * span.tail_s
+        head_w, head_u_j = _head(span)
+        tail_w, tail_u_j = _tail(span)
+        inside_j = span.moved_j - head_w * span.head_s - tail_w * span.tail_s
+        # The parts of neighbouring update periods may err alike, of distant ones not.
+        split_u_j = head_u_j + tail_u_j if span.inner_w is None else hypot(head_u_j, tail_u_j)
+        closing_share, following_u_j = _following(span)
     # The power at each edge is near that of its own update period.
     closing_u_j = closing_share * tail_w * span.closing.half_width_s
-    edges_u_j = hypot(head_w * span.opening.half_width_s, closing_u_j) / sqrt(3)
+    edges_u_j = hypot(head_w * span.opening.half_width_s, closing_u_j, following_u_j) / sqrt(3)
     step_u_j = span.timing.resolution_uj * 1e-6 / sqrt(6)
-    varies_w = WITHIN_TICK * span.timing.variation_w
-    head_u_j = max(varies_w, abs(head_w - span.mean_w) / sqrt(3)) * abs(head_s)
-    return WindowEnergy(
-        energy_j=max(0.0, energy_j), u_j=sqrt(edges_u_j**2 + step_u_j**2 + head_u_j**2 + tail_u_j**2)
-    )
+    u_j = hypot(edges_u_j, step_u_j, split_u_j, _unseen_u_j(span))
+    return WindowEnergy(energy_j=max(0.0, inside_j), u_j=u_j)
 
 
-def _tail_within(span: Span) -> tuple[float, float]:
-    """Power of the update period in which the window ends, split at the end by time.
+def _unseen_u_j(span: Span) -> float:
+    """What a sensor that averages over a part of each update period cannot have seen of the rest.
 
-    If the power in the two parts y and x of that period has independent deviations of σ, the split of their
-    known sum is uncertain by σ·x·y/√(x² + y²).
+    The error of each period is taken as independent of the next; power in step with the counter errs more.
     """
-    period_s = span.timing.period_s
-    if span.at_end.total_uj == span.opening.total_uj:
-        period_s = span.length_s
-    elif span.at_end.sharp:
-        period_s = span.closing.time_s - span.at_end.time_s
-    last_w = span.mean_w if span.closing.power_w is None else span.closing.power_w
-    after_s = span.tail_s
+    periods = max(1.0, span.duration_s / span.timing.period_s)
+    return span.timing.variation_w * span.timing.unseen_s * sqrt(periods)
+
+
+def _within_one_period(span: Span) -> tuple[float, float]:
+    """Joules of a window without a tick in it, and how uncertain it is what was outside."""
+    outside_s = span.length_s - span.duration_s
+    before_w, _ = _outside(span)
+    after_w = None if span.following is None else span.following.power_w
+    others_j = []
+    if before_w is not None and after_w is not None:
+        # Where power stepped from one to the other, if it did, is not known.
+        others_j = [before_w * outside_s, after_w * outside_s, before_w * span.head_s + after_w * span.tail_s]
+    elif before_w is not None:
+        others_j = [before_w * outside_s]
+    outside_j, u_j = _share(span, span.moved_j, outside_s, span.duration_s, others_j)
+    return span.moved_j - outside_j, u_j
+
+
+def _head(span: Span) -> tuple[float, float]:
+    """Power from the opening tick to the begin, and the uncertainty of its joules."""
+    before_w = span.mean_w if span.opening.power_w is None else span.opening.power_w
+    first = span.first
+    period_s = 0.0 if first is None else first.time_s - span.opening.time_s
+    if first is None or not span.head_s < period_s < LONG_PERIOD * span.timing.period_s:
+        # The window began at the tick, or the next one was missed.
+        varies_w = max(WITHIN_TICK * span.timing.variation_w, abs(before_w - span.mean_w) / sqrt(3))
+        return before_w, varies_w * abs(span.head_s)
+    period_j = (first.total_uj - span.opening.total_uj) * 1e-6
+    others_j = [before_w * span.head_s]
+    if span.inner_w is not None:
+        others_j.append(period_j - span.inner_w * (period_s - span.head_s))
+    head_j, u_j = _share(span, period_j, span.head_s, period_s - span.head_s, others_j)
+    return head_j / span.head_s, u_j
+
+
+def _tail(span: Span) -> tuple[float, float]:
+    """Power from the end to the closing tick, and the uncertainty of its joules."""
+    if span.following is not None and span.following.power_w is not None:
+        return span.following.power_w, 0.0
     # Where the period began is known no better than the ticks come regularly.
-    before_s = max(span.timing.jitter_s, period_s - after_s)
+    inside_s = max(span.timing.jitter_s, span.last_period_s - span.tail_s)
+    period_s = inside_s + span.tail_s
+    last_w = span.mean_w if span.closing.power_w is None else span.closing.power_w
+    others_j = []
+    if span.inner_w is not None:
+        others_j.append(last_w * period_s - span.inner_w * inside_s)
+    elif outside_differs(span):
+        others_j.append((_outside(span)[0] or 0.0) * span.tail_s)
+    tail_j, u_j = _share(span, last_w * period_s, span.tail_s, inside_s, others_j)
+    return tail_j / span.tail_s, hypot(u_j, span.closing.power_u_w * span.tail_s)
+
+
+def _share(
+    span: Span, period_j: float, outside_s: float, inside_s: float, others_j: Sequence[float]
+) -> tuple[float, float]:
+    """What the part of an update period outside the window took of the period's energy.
+
+    If power changes from tick to tick, then within them too: with independent deviations of σ in the two
+    parts x and y, the even split of the period's energy is uncertain by σ·x·y/√(x² + y²). If it was steady
+    and has stepped, the even split (the step is elsewhere) competes with what the powers on either side
+    say (the step is at the window's edge): their mean, and a rectangle as wide as they differ.
+
+    Args:
+        span: of the window.
+        period_j: energy of the update period.
+        outside_s: its part outside the window.
+        inside_s: the rest.
+        others_j: joules of the outer part by the powers around.
+
+    Returns:
+        Joules of the outer part and their standard uncertainty.
+    """
+    even_j = period_j * outside_s / (outside_s + inside_s)
     sigma_w = WITHIN_TICK * span.timing.variation_w
-    if last_period_differs(span):
-        sigma_w = max(sigma_w, abs(last_w - span.mean_w))
-    split_u_j = sigma_w * after_s * before_s / hypot(after_s, before_s)
-    period_u_j = span.closing.power_u_w * after_s
-    outside_u_j = 0.0
-    if outside_differs(span):
-        outside_u_j = abs(last_w - (_outside(span)[0] or 0.0)) * after_s / sqrt(3)
-    return last_w, sqrt(split_u_j**2 + period_u_j**2 + outside_u_j**2)
+    if sigma_w > 0:
+        return even_j, sigma_w * outside_s * inside_s / hypot(outside_s, inside_s)
+    # Both sides known, nothing speaks for the even split.
+    guesses_j = [*others_j] if len(others_j) > 1 else [even_j, *others_j]
+    guesses_j = [min(max(guess_j, 0.0), period_j) for guess_j in guesses_j]
+    mean_j = sum(guesses_j) / len(guesses_j)
+    return mean_j, max(abs(guess_j - mean_j) for guess_j in guesses_j) * 2 / sqrt(3)
+
+
+def _following(span: Span) -> tuple[float, float]:
+    """How often the closing tick's time counts, and what that of the tick after it adds."""
+    following = span.following
+    if following is None or following.power_w is None:
+        return 1.0, 0.0
+    # The closing tick is an end of the tail and of the period whose power the tail is given.
+    periods = span.tail_s / (following.time_s - span.closing.time_s)
+    return 1.0 + periods, following.power_w * periods * following.half_width_s

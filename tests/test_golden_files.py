@@ -6,6 +6,7 @@ from pathlib import Path
 
 from calibration_data.store import read_records
 from cost_models import fit_cost_model, load_cost_model
+from cost_models.document import COST_MODEL_SCHEMA_VERSION
 from cwmp.cost_document import load_costs
 from profiler.simulated_spec import load_spec
 
@@ -29,6 +30,11 @@ def test_cost_model_of_version_1() -> None:
     assert model.provenance == "simulated"
     low, high = model.coefficients["byte_dram_read"].ci95 or (0.0, 0.0)
     assert low < 3.2e-10 < high
+
+
+def test_every_version_of_the_cost_model_has_a_golden_file() -> None:
+    kept = {path.name for path in GOLDEN.glob("cost-model-v*.json")}
+    assert kept == {f"cost-model-v{version}.json" for version in range(1, COST_MODEL_SCHEMA_VERSION + 1)}
 
 
 def test_costs_of_version_1() -> None:

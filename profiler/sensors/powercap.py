@@ -30,8 +30,6 @@ RAPL_RESOLUTION_UJ = 61.0
 """2⁻¹⁴ J, the default energy unit (Intel SDM vol. 3B, RAPL interfaces). DRAM counters of older servers and
 AMD counters step by 15.3 µJ, for which this is an upper bound."""
 
-MOUNTS = Path("/proc/self/mountinfo")
-
 # Without blocking, so that nothing but a counter can hold the reader up.
 _OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 _AFTER_FAILED_READ = "No joules are reported without it; look at the sensor with: calijoule devices."
@@ -73,21 +71,16 @@ def _whole_uj(path: str, content: bytes) -> int:
 
 
 class CounterFile:
-    """The counter of one zone.
+    """The counter of one zone, held open and read again from its start: opening costs more than reading.
 
-    Below sysfs a file cannot be replaced, and one that vanishes answers ENODEV: there it is held open and
-    read again from its start, which costs one system call for three. Anywhere else it is opened anew.
+    A file of sysfs that vanishes answers ENODEV. Any other that has been removed or replaced has no link
+    any more, and is opened anew.
     """
 
     def __init__(self, domain: str, path: Path) -> None:
         self.domain = domain
         self._path = str(path)
         self._descriptor: int | None = None
-        if _is_on_sysfs(path):
-            try:
-                self._descriptor = os.open(path, _OPEN_FLAGS)
-            except OSError as error:
-                raise _unreadable(self._path, error) from error
 
     def read_uj(self) -> int:
         """The counter now.
@@ -95,30 +88,21 @@ class CounterFile:
         Raises:
             SensorReadError: it cannot be read or holds no plain whole number.
         """
-        if self._descriptor is None:
-            return read_counter_uj(self._path)
         try:
+            if self._descriptor is not None and os.fstat(self._descriptor).st_nlink == 0:
+                self.close()
+            if self._descriptor is None:
+                self._descriptor = os.open(self._path, _OPEN_FLAGS)
             content = os.pread(self._descriptor, _LONGEST_COUNTER_BYTES, 0)
         except OSError as error:
             raise _unreadable(self._path, error) from error
         return _whole_uj(self._path, content)
 
     def close(self) -> None:
-        """Close it; it can still be read, opened anew each time."""
+        """Close it; the next read opens it again."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
-
-
-def _is_on_sysfs(path: Path, mounts: Path = MOUNTS) -> bool:
-    """Whether a file lies on a sysfs, by the device number of its mount (proc_pid_mountinfo(5))."""
-    try:
-        device = os.stat(path).st_dev
-        lines = mounts.read_text().splitlines()
-    except OSError:
-        return False
-    number = f"{os.major(device)}:{os.minor(device)}"
-    return any(line.split()[2] == number and " - sysfs " in line for line in lines)
 
 
 class PowercapSensor:

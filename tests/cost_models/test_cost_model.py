@@ -191,7 +191,7 @@ BAD = [
     ({"provenance": "simulated"}, "provenance: idle_w is measured"),
     ({"provenance": "literature"}, "provenance: idle_w is measured"),
     ({"throughput": {"flop_fp99": 1.0}}, "throughput: 'flop_fp99'"),
-    ({"throughput": {"flop_fp32": 0.0}}, "greater than 0"),
+    ({"throughput": {"flop_fp32": 0.0}}, "greater than"),
     (
         {"device": DeviceFingerprint(device="sim:x", kind="simulated", model_name="x", memory=MEMORY)},
         "simulated device cannot",
@@ -223,7 +223,7 @@ def test_a_document_that_contradicts_itself_is_refused(changes: dict[str, Any], 
         ({"status": "bounded", "reason": "why"}, "does not fit the numbers"),
         ({"status": "bounded", "value": None, "standard_uncertainty": None}, "without a reason"),
         ({"standard_uncertainty": math.nan}, "finite"),
-        ({"degrees_of_freedom": 0.0}, "greater than 0"),
+        ({"degrees_of_freedom": 0.0}, "greater than"),
         ({"comment": "x"}, "Extra inputs"),
     ],
 )

@@ -98,6 +98,21 @@ def test_fit_draws_its_figure(folder: Path, tmp_path: Path) -> None:
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 
+def test_fit_draws_all_its_figures_into_a_folder(folder: Path, tmp_path: Path) -> None:
+    figures = tmp_path / "figures"
+    succeed("fit", folder / "simulated.jsonl", "--out", tmp_path / "m.json", "--figures", figures)
+    assert {"roofline.png", "left-out.png", "timeline.png"} < {path.name for path in figures.iterdir()}
+
+
+def test_published_models_are_listed_and_shown_with_their_sources() -> None:
+    listed = succeed("models").stdout
+    assert "published:a100" in listed
+    sources = json.loads(succeed("models", "--json").stdout)
+    shown = succeed("show", "published:a100").stdout
+    assert all(f"source: {source}" in shown for source in sources["published:a100"])
+    assert "literature" in shown
+
+
 def test_several_files_are_one_campaign(folder: Path, tmp_path: Path) -> None:
     records = campaign(points=POINTS_ENOUGH)
     halves = [write(tmp_path / f"{part}.jsonl", records[part::2]) for part in (0, 1)]

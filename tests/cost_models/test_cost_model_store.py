@@ -136,6 +136,8 @@ def coefficient(document: dict[str, Any], name: str) -> dict[str, Any]:
         (lambda d: d.update(coefficients=[]), "coefficients"),
         (lambda d: d.update(coefficients=d["coefficients"] * 20), "coefficients"),
         (lambda d: d.update(created="x" * 300), "created"),
+        (lambda d: d.update(created="yesterday"), "created: it is no ISO 8601 time"),
+        (lambda d: d["validity"].update(threads=[8, 1]), "validity"),
         (lambda d: d.update(records_sha256=["zz"]), "records_sha256.0"),
         (lambda d: d["device"].update(kind="toaster"), "device.kind"),
         (lambda d: d["device"]["memory"].update(l1_bytes=-1), "device.memory"),

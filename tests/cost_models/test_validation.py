@@ -135,3 +135,52 @@ def test_operations_without_a_rate_are_named() -> None:
     model = known_cost_model()
     slow = CostModel(model.document.model_copy(update={"throughput": {}}))
     assert any(message.startswith("no throughput") for message in messages(slow, "note"))
+
+
+def changed(model: CostModel, name: str | None = None, **changes: object) -> CostModel:
+    """The model with another value of a field of its document, or of one coefficient."""
+    if name is None:
+        return CostModel(model.document.model_copy(update=changes))
+    coefficients = tuple(
+        item.model_copy(update=changes) if item.name == name else item for item in model.document.coefficients
+    )
+    return CostModel(model.document.model_copy(update={"coefficients": coefficients}))
+
+
+def test_a_byte_costs_more_the_farther_it_comes() -> None:
+    """server-cpu: 4, 9, 30 and 160 pJ/B by increment."""
+    (path,) = [m for m in messages(known_cost_model(), "note") if m.startswith("a byte costs")]
+    assert path.endswith("l1 4.00 pJ/B, l2 13.0 pJ/B, llc 43.0 pJ/B, dram 203 pJ/B")
+
+
+def test_a_path_ends_where_a_level_is_refused() -> None:
+    model = known_cost_model(refused=frozenset({"byte_llc"}))
+    (path,) = [m for m in messages(model, "note") if m.startswith("a byte costs")]
+    assert path.endswith("l1 4.00 pJ/B, l2 13.0 pJ/B")
+    without = known_cost_model(refused=frozenset({"byte_l1"}))
+    assert not any(m.startswith("a byte costs") for m in messages(without, "note"))
+
+
+ODD_LAUNCH = "the 95 % interval of launch does not fit its standard uncertainty"
+MEASURED_DRAM = changed(known_cost_model(), "byte_dram_read", provenance="measured")
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (changed(known_cost_model(relative_u=0.1), "launch", ci95=(1.19e-6, 1.21e-6)), ODD_LAUNCH),
+        (changed(known_cost_model(relative_u=0.001), "launch", ci95=(0.5e-6, 2e-6)), ODD_LAUNCH),
+        (changed(known_cost_model(), throughput={"byte_l1": 1e16}), "byte_l1 at the rate in its file would"),
+        (known_cost_model(refused=frozenset({"awake_w"})), "as 'active', and the model has no awake_w"),
+        (changed(known_cost_model(), time_attribution="idle"), "as 'idle', and the model has an awake_w"),
+        (changed(known_cost_model(), domains=("package-0", "psys")), "psys: no domain that belongs"),
+        (
+            changed(MEASURED_DRAM, domains=("package-0",)),
+            "without a domain of the DRAM's own: byte_dram_read",
+        ),
+        (changed(known_cost_model(), provenance="literature"), "from the literature, and no source is named"),
+    ],
+)
+def test_what_contradicts_itself_is_a_warning(model: CostModel, words: str) -> None:
+    (warning,) = messages(model, "warning")
+    assert words in warning

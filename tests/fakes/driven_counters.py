@@ -150,7 +150,8 @@ class DrivenCounter:
         self._jitter = jitter
         self._phase = phase
         self._offset_uj = offset_uj
-        self._averaging_s = averaging_s
+        self.averaging_s = averaging_s
+        self._summed, self._sum_j = -1, 0.0
         self._seed = seed
 
     def at_uj(self, time_s: float) -> int:
@@ -175,13 +176,17 @@ class DrivenCounter:
         index = floor(time_s / self.tick_s - self._phase) + 1
         while self._tick_s(index) > time_s:
             index -= 1
-        if self._averaging_s is None:
+        if self.averaging_s is None:
             return self.power.energy_j(self._tick_s(index))
-        share = self.tick_s / self._averaging_s
-        ends_s = [(number + self._phase) * self.tick_s for number in range(index + 1)]
-        return share * sum(
-            self.power.energy_j(end_s) - self.power.energy_j(end_s - self._averaging_s) for end_s in ends_s
-        )
+        if index < self._summed:
+            self._summed, self._sum_j = -1, 0.0
+        share = self.tick_s / self.averaging_s
+        for number in range(self._summed + 1, index + 1):
+            end_s = (number + self._phase) * self.tick_s
+            seen_j = self.power.energy_j(end_s) - self.power.energy_j(end_s - self.averaging_s)
+            self._sum_j += share * seen_j
+        self._summed = index
+        return self._sum_j
 
     def _tick_s(self, index: int) -> float:
         # Early or late by a multiplicative hash of the index (Knuth, TAOCP vol. 3, 6.4): quick to compute.
@@ -221,6 +226,7 @@ class DrivenSensor:
                 resolution_uj=counter.quantum_uj,
                 range_uj=counter.range_uj,
                 update_period_s=counter.tick_s if nominal_s is None else nominal_s,
+                averaging_window_s=counter.averaging_s,
             )
             for domain, counter in self.counters.items()
         )

@@ -1,5 +1,5 @@
-/* The NVML calls that calijoule makes, answering from a script: a library named like the driver's own, so
- * that the real Python bindings load and call it.
+/* The NVML calls that calijoule makes, and those that other meters need besides, answering from a script: a
+ * library named like the driver's own, so that the real Python bindings load and call it.
  *
  * Each GPU draws a constant power or a square wave. Its sensor looks once in every update period, averages
  * over the last part of it (the averaging window) and takes that for the whole period; the counter adds up
@@ -15,6 +15,7 @@
 #define INVALID_ARGUMENT 2
 #define NOT_SUPPORTED 3
 #define DRIVER_NOT_LOADED 9
+#define HOPPER 9 /* of nvmlDeviceArchitecture_t */
 #define MAX_GPUS 8
 #define MAX_FIELDS 8
 #define ENERGY 83
@@ -289,6 +290,21 @@ int nvmlDeviceGetName(gpu_t *gpu, char *name, unsigned int length)
         return UNINITIALIZED;
     snprintf(name, length, "Fake GPU %d", (int)(gpu - gpus));
     return SUCCESS;
+}
+
+int nvmlDeviceGetUUID(gpu_t *gpu, char *uuid, unsigned int length)
+{
+    if (users == 0)
+        return UNINITIALIZED;
+    snprintf(uuid, length, "GPU-fake-%d", (int)(gpu - gpus));
+    return SUCCESS;
+}
+
+int nvmlDeviceGetArchitecture(gpu_t *gpu, unsigned int *architecture)
+{
+    (void)gpu;
+    *architecture = HOPPER;
+    return users == 0 ? UNINITIALIZED : SUCCESS;
 }
 
 int nvmlDeviceGetTotalEnergyConsumption(gpu_t *gpu, unsigned long long *energy_mj)

@@ -17,8 +17,8 @@ from fakes.powercap_tree import RANGE_UJ, PowercapTree, amd, client, server
 from calibration_data import CounterSpec, UsageError
 from profiler.conditions import Conditions
 from profiler.errors import ImplausiblePowerError, SensorReadError
-from profiler.idle import IdleBaseline, measure_idle
-from profiler.measure import MeasureResult, mean_idle, measure_command, measurement_document
+from profiler.idle import IdleBaseline, mean_idle, measure_idle
+from profiler.measure import MeasureResult, measure_command, measurement_document
 from profiler.meter import EnergyMeter
 from profiler.sensors import PowercapSensor
 from profiler.sensors.base import Reading
