@@ -182,5 +182,3 @@ def _found(
         threshold=threshold,
         passes=passes,
     )
-
-
