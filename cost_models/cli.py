@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from calibration_data import UsageError
+from calibration_data.families import HELD_OUT_FAMILIES
 from calibration_data.records import CalibrationRecord
 from calibration_data.store import read_records, records_sha256
 from cost_models.cost_model import CostModel
@@ -47,6 +48,13 @@ def fit(
         Path | None, typer.Option(help="Also draw every figure of the fit into this folder (PNG).")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    gain_u: Annotated[
+        float | None,
+        typer.Option(min=0, max=0.5, help="Relative standard uncertainty of the sensors' gain, e.g. 0.05."),
+    ] = None,
+    priors: Annotated[
+        bool, typer.Option("--priors", help="Published ranges speak where the records do not tell a cost.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the model as JSON instead of tables.")
     ] = False,
@@ -56,7 +64,14 @@ def fit(
         raise UsageError(f"{figure}: a figure ends in .png, .svg or .pdf.")
     taken = [record for path in records for record in read_records(path)]
     with _fit_progress(taken) as report:
-        model = fit_cost_model(taken, records_sha256=records_sha256(records), seed=seed, report=report)
+        model = fit_cost_model(
+            taken,
+            records_sha256=records_sha256(records),
+            seed=seed,
+            gain_u_rel=gain_u,
+            priors=priors,
+            report=report,
+        )
     save_cost_model(out, model)
     if figure is not None:
         _draw(figure, model, taken)
@@ -153,7 +168,8 @@ def _fit_progress(records: list[CalibrationRecord]) -> Iterator[Callable[[str], 
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task("", total=1 + len({record.family for record in records}))
+        families = {record.family for record in records} - set(HELD_OUT_FAMILIES)
+        task = bars.add_task("", total=1 + len(families))
         started = False
 
         def report(step: str) -> None:
@@ -236,7 +252,28 @@ def _print_diagnostics(console: Console, model: CostModel) -> None:
         _percent(found.mape_leave_one_family_out),
         _percent(found.coverage95_leave_one_family_out),
     )
+    if found.held_out:
+        table.add_section()
+        for name, judged in found.held_out.items():
+            table.add_row(
+                Text(f"{_plain(name)} (never fitted)"),
+                str(judged.records),
+                "—",
+                _percent(judged.mape),
+                _percent(judged.coverage95),
+            )
+        table.add_section()
+        table.add_row(
+            "all never fitted",
+            str(sum(judged.records for judged in found.held_out.values())),
+            "—",
+            _percent(found.mape_held_out),
+            _percent(found.coverage95_held_out),
+        )
     console.print(table)
+    for name, judged in found.held_out.items():
+        if judged.reason:
+            _print_line(console, f"{_plain(name)}: {judged.reason}")
     for name, family in found.families.items():
         if family.reason:
             _print_line(console, f"{name} left out: {family.reason}")

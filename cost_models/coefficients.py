@@ -12,12 +12,16 @@ from calibration_data.records import CalibrationRecord
 from calibration_data.terms import DRAM_TERMS
 from cost_models.design_matrix import DesignMatrix
 from cost_models.document import Coefficient, Covariance
+from cost_models.engineering import quantity_with_uncertainty
 from cost_models.identification import MAX_VIF, in_words
 from cost_models.regression import EnergyRegression
 from cost_models.uncertainty import Estimate, student_t, welch_satterthwaite
 
 MAX_RELATIVE_HALF_WIDTH = 0.5
 """A cost whose 95 % interval reaches further than this part of it is not given as a number."""
+
+MIN_PART, MAX_PARTS = 0.003, 4
+"""Smaller parts of a combination are left out of it; one with more parts than this helps no reader."""
 
 _EVERY_DEVICE_HAS = ("flop_fp64", "flop_fp32")
 """Other number formats are listed only where a record exercises them."""
@@ -67,13 +71,42 @@ def _why_refused(name: str, design: DesignMatrix, fit: EnergyRegression) -> str:
     mine = np.flatnonzero(design.shares(name))
     if not mine.size:
         return "no record exercises it"
-    vif = fit.identification_.vif[mine]
-    if np.max(vif) <= MAX_VIF:
+    found = fit.identification_
+    if not np.any(found.unidentified[mine]):
         return ""
-    columns = fit.identification_.partners(int(mine[np.argmax(vif)]))
+    worst = int(mine[np.argmax(found.vif[mine])])
+    columns = found.partners(worst)
     partners = [term for term in dict.fromkeys(design.columns[i].term for i in columns) if term != name]
     others = in_words(partners) if partners else "the other terms"
-    return f"cannot be told apart from {others} in these records (VIF {np.max(vif):.3g}, limit {MAX_VIF:g})"
+    reason = (
+        f"cannot be told apart from {others} in these records (VIF {found.vif[worst]:.3g}, limit {MAX_VIF:g})"
+    )
+    known = _known_combination(worst, design, fit)
+    return f"{reason}; known is {known}" if known else reason
+
+
+def _known_combination(column: int, design: DesignMatrix, fit: EnergyRegression) -> str:
+    """The nearest combination that the records do tell, with its value; empty where there is none."""
+    scaled = fit.identification_.contrast(column)
+    parts = np.flatnonzero(np.abs(scaled) > MIN_PART)
+    if not 1 < len(parts) <= MAX_PARTS or column not in parts:
+        return ""
+    weights = np.zeros_like(scaled)
+    weights[parts] = scaled[parts] * fit.scale_[parts]
+    weights /= weights[column]
+    value = float(weights @ fit.coef_)
+    u = math.sqrt(max(0.0, float(weights @ fit.covariance_ @ weights)))
+    half_width = student_t(0.975, float(np.min(fit.degrees_of_freedom_[parts]))) * u
+    if not 0 < half_width <= MAX_RELATIVE_HALF_WIDTH * value:
+        return ""
+    others = [index for index in parts if index != column]
+    words = "".join(
+        f" {'+' if weights[index] > 0 else '-'} {abs(weights[index]):.3g} {design.labels[index]}"
+        for index in others
+    )
+    unit = TERMS[design.columns[column].term].unit
+    shown = quantity_with_uncertainty(value, half_width, unit)
+    return f"{design.labels[column]}{words} = {shown} (95 %)"
 
 
 def _estimate(name: str, design: DesignMatrix, fit: EnergyRegression) -> Estimate:
@@ -109,6 +142,8 @@ def _estimated(name: str, record: CalibrationRecord, estimate: Estimate) -> Coef
         width = (high - estimate.value) / estimate.value
         reason = f"its 95 % interval is ±{width:.0%} wide, the limit is ±{MAX_RELATIVE_HALF_WIDTH:.0%}"
     identified = not reason
+    if identified and name in DRAM_TERMS and not _has_dram_domain(record):
+        reason = _without_dram_domain(record)
     finite = math.isfinite(estimate.degrees_of_freedom)
     return Coefficient(
         name=name,
@@ -120,6 +155,17 @@ def _estimated(name: str, record: CalibrationRecord, estimate: Estimate) -> Coef
         status="identified" if identified else "bounded",
         provenance=_provenance(name, record),
         reason=reason,
+    )
+
+
+def _without_dram_domain(record: CalibrationRecord) -> str:
+    """What a DRAM cost is where DRAM has no domain: never the same as one that was measured there."""
+    kinds = {domain_kind(domain) for domain in record.replicates[0].energy_j}
+    if "gpu" in kinds:
+        return "inferred from the slope of the whole board, which contains its memory"
+    return (
+        "inferred from the slope of the package: the share of its memory controller; "
+        "what the memory modules draw is outside unless the maker counts it in"
     )
 
 

@@ -52,7 +52,7 @@ class CostModel:
             if name not in self.coefficients or self.coefficients[name].status == "refused"
         )
 
-    def predict_j(self, work: Work) -> Estimate:
+    def predict_j(self, work: Work, *, with_gain: bool = False) -> Estimate:
         """Joules of the work: Σ amount·cost, with the full covariance of the costs.
 
         The degrees of freedom are those of Welch and Satterthwaite (GUM G.4.1), weighted by each term's own
@@ -60,10 +60,14 @@ class CostModel:
 
         Args:
             work: exact amounts; seconds for the power terms.
+            with_gain: whether the uncertainty contains that of the sensors' gain, which errs for all costs
+                together; wanted for absolute joules, not for comparing.
 
         Raises:
             MissingCoefficientError: a needed coefficient is refused or absent.
+            UsageError: the gain is asked for, and nobody gave its uncertainty.
         """
+        gain_u_rel = self._gain_u_rel() if with_gain else 0.0
         names = self._charged(work)
         self._require(names)
         amounts = np.array([work[name] for name in names])
@@ -73,7 +77,7 @@ class CostModel:
         shares = amounts**2 * np.diag(covariance)
         return Estimate(
             value=value,
-            standard_uncertainty=math.sqrt(max(variance, 0.0)),
+            standard_uncertainty=math.hypot(math.sqrt(max(variance, 0.0)), gain_u_rel * value),
             degrees_of_freedom=welch_satterthwaite(shares, [self._degrees_of_freedom(n) for n in names]),
         )
 
@@ -153,6 +157,14 @@ class CostModel:
             }
         )
         return CostModel(document)
+
+    def _gain_u_rel(self) -> float:
+        if self.document.gain_u_rel is None:
+            raise UsageError(
+                "The cost model does not say how uncertain its sensors' gain is.",
+                next_step="Give it when fitting: calijoule fit --gain-u 0.05.",
+            )
+        return self.document.gain_u_rel
 
     def _charged(self, work: Work) -> tuple[str, ...]:
         # Without a DRAM domain the idle power of the DRAM is no term: it is inside idle_w or not seen at all.

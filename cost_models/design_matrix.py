@@ -68,6 +68,7 @@ class DesignMatrix:
         strata: rows that share one size of error (side, asleep or awake), shape (n_rows,).
         records: index of the record of each row, shape (n_rows,).
         windows: index of the measurement window of each row, shape (n_rows,); two responses share one.
+        started_s: when the window of each row began, in seconds of its campaign, shape (n_rows,).
         around: whether a row is an idle window around a record, shape (n_rows,).
         repeatability: pooled relative standard deviation of replicates, by side.
     """
@@ -81,6 +82,7 @@ class DesignMatrix:
     strata: NDArray[np.intp]
     records: NDArray[np.intp]
     windows: NDArray[np.intp]
+    started_s: NDArray[np.float64]
     around: NDArray[np.bool_]
     repeatability: dict[Side, float]
 
@@ -173,6 +175,7 @@ def build_design_matrix(records: Sequence[CalibrationRecord]) -> DesignMatrix:
         ),
         records=np.array([row.record for row in rows], dtype=np.intp),
         windows=np.arange(len(rows), dtype=np.intp) % (len(rows) // len(sides)),
+        started_s=np.array([row.window.started_s for row in rows]),
         around=np.array([row.around for row in rows], dtype=np.bool_),
         repeatability=repeatability,
     )

@@ -134,12 +134,32 @@ class FamilyDiagnostics(_Frozen):
     reason: Text = ""
 
 
+class HeldOutDiagnostics(_Frozen):
+    """How well the model predicts one family that no fit uses.
+
+    Attributes:
+        records: configurations in it.
+        mape: mean absolute relative error of its windows, as a fraction; null if it cannot be predicted.
+        coverage95: share of its windows inside the 95 % prediction interval.
+        reason: why it cannot be predicted.
+    """
+
+    records: NonNegativeInt
+    mape: Quantity | None = None
+    coverage95: Fraction | None = None
+    reason: Text = ""
+
+
 class Diagnostics(_Frozen):
     """How far to trust the fit; empty for a model from the literature.
 
     Attributes:
         n_records: configurations.
         n_windows: measurement windows, idle ones included.
+        n_disturbed: windows that count less, since they disagree with the others of their configuration or
+            their configuration with all others.
+        drift_common_u: relative standard uncertainty of all costs together from a drift of the readings over
+            the campaign; it is within their uncertainties.
         repeatability: pooled relative standard deviation of replicates, by side (package, dram).
         scaled_condition_number: of the weighted design with unit-norm columns; null if infinite.
         vif: variance inflation factor by term; null if infinite.
@@ -148,10 +168,15 @@ class Diagnostics(_Frozen):
         mape_leave_one_family_out: the same for families that the fit never saw.
         coverage95_leave_one_family_out: share of left-out windows inside the 95 % prediction interval.
         families: the same by family.
+        mape_held_out: mean absolute relative error on the families that no fit uses, as a fraction.
+        coverage95_held_out: share of their windows inside the 95 % prediction interval.
+        held_out: the same by family.
     """
 
     n_records: NonNegativeInt = 0
     n_windows: NonNegativeInt = 0
+    n_disturbed: NonNegativeInt = 0
+    drift_common_u: Quantity = 0.0
     repeatability: Annotated[dict[Name, Quantity], Field(max_length=8)] = Field(default_factory=dict)
     scaled_condition_number: PositiveFloat | None = None
     vif: Annotated[dict[TermName, PositiveFloat | None], Field(max_length=64)] = Field(default_factory=dict)
@@ -160,6 +185,9 @@ class Diagnostics(_Frozen):
     mape_leave_one_family_out: Quantity | None = None
     coverage95_leave_one_family_out: Fraction | None = None
     families: Annotated[dict[Name, FamilyDiagnostics], Field(max_length=1000)] = Field(default_factory=dict)
+    mape_held_out: Quantity | None = None
+    coverage95_held_out: Fraction | None = None
+    held_out: Annotated[dict[Name, HeldOutDiagnostics], Field(max_length=1000)] = Field(default_factory=dict)
 
 
 class Validity(_Frozen):
@@ -201,6 +229,9 @@ class CostModelDocument(_Frozen):
         sources: publications that its numbers come from, for a model from the literature.
         domains: domains of the total.
         time_attribution: which power is charged to time: ``active`` models have an ``awake_w`` of their own.
+        gain_u_rel: relative standard uncertainty of the sensors' gain, where somebody gave one. All costs
+            share it and none of their uncertainties holds it: no repetition makes it smaller, and ratios of
+            costs are free of it.
         throughput: by operation term, the largest rate seen in the campaign, in units per second.
         coefficients: one for each term that was looked for.
         covariance: of the identified coefficients.
@@ -216,6 +247,7 @@ class CostModelDocument(_Frozen):
     sources: Annotated[tuple[Text, ...], Field(max_length=100)] = ()
     domains: Annotated[tuple[Name, ...], Field(max_length=64)] = ()
     time_attribution: Literal["active", "idle", "none"]
+    gain_u_rel: Annotated[float, Field(ge=0, le=0.5)] | None = None
     throughput: Annotated[dict[TermName, Annotated[float, Field(ge=1e-6, le=1e24)]], Field(max_length=64)] = (
         Field(default_factory=dict)
     )

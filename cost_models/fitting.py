@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from calibration_data import TERMS, MeasurementError, __version__, total_domains
+from calibration_data.families import HELD_OUT_FAMILIES
 from calibration_data.files import describe_validation_error
-from calibration_data.records import CalibrationRecord
+from calibration_data.records import CalibrationRecord, DeviceFingerprint
 from calibration_data.terms import POWER_TERMS
 from cost_models.coefficients import covariance, judge_coefficients
 from cost_models.cost_model import CostModel
 from cost_models.design_matrix import DesignMatrix, build_design_matrix, sorted_records
-from cost_models.document import (
-    CostModelDocument,
-    Diagnostics,
-    FamilyDiagnostics,
-    Validity,
-)
-from cost_models.held_out import LeftOut, leave_one_family_out, relative_errors
+from cost_models.diagnostics import diagnose
+from cost_models.document import CostModelDocument, Diagnostics, Validity
+from cost_models.drift import take_off_drift
+from cost_models.errors import RecordsDisagreeError
+from cost_models.held_out import leave_one_family_out, predict_held_out
+from cost_models.plausibility import published_range
 from cost_models.regression import EnergyRegression
 
 
@@ -33,24 +33,42 @@ def fit_cost_model(
     *,
     records_sha256: Sequence[str] = (),
     seed: int = 0,
+    gain_u_rel: float | None = None,
+    priors: bool = False,
     report: Callable[[str], None] = lambda step: None,
 ) -> CostModel:
     """Fit every cost that the records exercise; the result does not depend on their order.
+
+    Families that judge a model (``calibration_data.families``) do not enter the fit: it predicts them.
 
     Args:
         records: of one device and one provenance; dropped windows and warm-ups are not used.
         records_sha256: digests of the files that they came from.
         seed: of the bootstrap.
+        gain_u_rel: relative standard uncertainty of the sensors' gain, kept beside the costs.
+        priors: whether the middle of the published ranges speaks where the records do not tell a cost; those
+            that they tell move by less than 1 %.
         report: called with the name of each step before it starts.
 
     Raises:
         RecordsDisagreeError: the records cannot go into one model.
         MeasurementError: the numbers of the records are impossible.
     """
-    records = sorted_records(records)
-    design = build_design_matrix(records)
+    every = sorted_records(records)
+    records = [record for record in every if record.family not in HELD_OUT_FAMILIES]
+    held_out = [record for record in every if record.family in HELD_OUT_FAMILIES]
+    if not records:
+        raise RecordsDisagreeError(
+            "There are only records of families that judge a model and never enter a fit.",
+            next_step="Take the others with: calijoule profile.",
+        )
+    design, drift = take_off_drift(build_design_matrix(records))
     report("all families")
-    fit = EnergyRegression(seed=seed).fit(
+    fit = EnergyRegression(
+        seed=seed,
+        common_u=drift.common_u,
+        prior=published_centres(records[0].device, design) if priors else None,
+    ).fit(
         design.matrix,
         design.energy_j,
         relative_u=design.relative_u,
@@ -61,8 +79,12 @@ def fit_cost_model(
     left_out = leave_one_family_out(
         records, design, seed=seed, report=lambda family: report(f"without {family}")
     )
+    diagnostics = diagnose(
+        records, design, fit, left_out, predict_held_out(records, held_out, design, fit), held_out, drift
+    )
     try:
-        return CostModel(_document(records, records_sha256, design, fit, left_out))
+        document = _document(records, records_sha256, design, fit, diagnostics)
+        return CostModel(document.model_copy(update={"gain_u_rel": gain_u_rel}))
     except ValidationError as error:
         raise MeasurementError(
             f"The records give no possible cost model: {describe_validation_error(error)}.",
@@ -70,12 +92,26 @@ def fit_cost_model(
         ) from error
 
 
+def published_centres(device: DeviceFingerprint, design: DesignMatrix) -> NDArray[np.float64]:
+    """Geometric middle of the published range of each column's term, nan where none is, shape (n_columns,).
+
+    Of a term with two shares the DRAM's own has the prior.
+    """
+    terms = [column.term for column in design.columns]
+    centres = []
+    for column in design.columns:
+        published = published_range(device, column.term)
+        own = column.side == "dram" or terms.count(column.term) == 1
+        centres.append(np.sqrt(published.low * published.high) if published and own else np.nan)
+    return np.array(centres, dtype=np.float64)
+
+
 def _document(
     records: Sequence[CalibrationRecord],
     records_sha256: Sequence[str],
     design: DesignMatrix,
     fit: EnergyRegression,
-    left_out: dict[str, LeftOut],
+    diagnostics: Diagnostics,
 ) -> CostModelDocument:
     coefficients = judge_coefficients(records[0], design, fit)
     return CostModelDocument(
@@ -94,53 +130,9 @@ def _document(
         throughput=_throughput(records),
         coefficients=coefficients,
         covariance=covariance(coefficients, design, fit),
-        diagnostics=_diagnostics(records, design, fit, left_out),
+        diagnostics=diagnostics,
         validity=_validity(records),
     )
-
-
-def _diagnostics(
-    records: Sequence[CalibrationRecord],
-    design: DesignMatrix,
-    fit: EnergyRegression,
-    left_out: dict[str, LeftOut],
-) -> Diagnostics:
-    identification = fit.identification_
-    families = np.array([record.family for record in records])[design.records]
-    busy = ~design.around
-    errors = np.concatenate([result.relative_errors for result in left_out.values()])
-    inside = np.concatenate([result.inside for result in left_out.values()])
-    return Diagnostics(
-        n_records=len(records),
-        n_windows=len(set(design.windows)),
-        repeatability=dict(design.repeatability),
-        scaled_condition_number=_finite(identification.condition_number),
-        vif={
-            name: _finite(float(np.max(identification.vif[design.shares(name) > 0]))) for name in design.terms
-        },
-        smallest_singular_direction=identification.smallest_direction(design.labels),
-        mape_in_sample=_mape(design, fit, busy),
-        mape_leave_one_family_out=float(np.mean(np.abs(errors))) if errors.size else None,
-        coverage95_leave_one_family_out=float(np.mean(inside)) if inside.size else None,
-        families={
-            family: FamilyDiagnostics(
-                records=sum(record.family == family for record in records),
-                mape_in_sample=_mape(design, fit, busy & (families == family)),
-                mape_left_out=result.mape,
-                coverage95_left_out=result.coverage95,
-                reason=result.reason,
-            )
-            for family, result in left_out.items()
-        },
-    )
-
-
-def _mape(design: DesignMatrix, fit: EnergyRegression, rows: NDArray[np.bool_]) -> float:
-    return float(np.mean(np.abs(relative_errors(design, fit.coef_, rows))))
-
-
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None
 
 
 def _throughput(records: Sequence[CalibrationRecord]) -> dict[str, float]:

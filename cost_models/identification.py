@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +12,13 @@ from numpy.typing import NDArray
 MAX_VIF = 100.0
 """A cost whose variance is inflated more than this by the other columns is refused."""
 
+BOUND_CORRELATION = 0.99
+"""A cost that goes with a refused one this closely is refused with it: of two, neither is known alone."""
+
 _RANK_TOLERANCE = 1e-9
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Identification:
     """Singular value decomposition of the design with unit-norm columns, read as statistics.
 
@@ -35,18 +39,46 @@ class Identification:
         largest = float(self.singular_values[0])
         return largest / smallest if smallest > _RANK_TOLERANCE * largest else np.inf
 
-    def partners(self, index: int) -> list[int]:
-        """Columns that trade against one column, strongest first: its cost is correlated with theirs.
+    @cached_property
+    def correlation(self) -> NDArray[np.float64]:
+        """Correlation of the costs that the design gives them, shape (n_columns, n_columns).
 
-        Correlations come from the inverse of the cross-product, so that they do not depend on which basis
-        the decomposition chose where several combinations are lost at once.
+        From the inverse of the cross-product, so that it does not depend on which basis the decomposition
+        chose where several combinations are lost at once.
         """
-        floor = _RANK_TOLERANCE * self.singular_values[0]
-        inflation = np.maximum(self.singular_values, floor) ** -2
+        inflation = np.maximum(self.singular_values, self._floor) ** -2
         inverse = self.directions.T * inflation @ self.directions
-        correlation = np.abs(inverse[index]) / np.sqrt(inverse[index, index] * np.diag(inverse))
+        deviation = np.sqrt(np.diag(inverse))
+        return np.asarray(inverse / np.outer(deviation, deviation), dtype=np.float64)
+
+    @cached_property
+    def unidentified(self) -> NDArray[np.bool_]:
+        """Columns that cannot be told apart from others, and those that these cannot be told from."""
+        inflated = self.vif > MAX_VIF
+        bound = np.any(np.abs(self.correlation[inflated]) > BOUND_CORRELATION, axis=0)
+        return np.asarray(inflated | bound, dtype=np.bool_)
+
+    def partners(self, index: int) -> list[int]:
+        """Columns that trade against one column, strongest first: its cost is correlated with theirs."""
+        correlation = np.abs(self.correlation[index])
         correlation[index] = 0.0
         return _leading(correlation, share=0.5)
+
+    def contrast(self, index: int) -> NDArray[np.float64]:
+        """The combination of unit-norm columns nearest to one column that the data do tell, (n_columns,).
+
+        What the directions that make up its variance leave of it: for two columns that go together, their
+        sum. All zeros where nothing is left.
+        """
+        weights = (self.directions[:, index] / np.maximum(self.singular_values, self._floor)) ** 2
+        lost = self.directions[weights > 0.05 * np.sum(weights)]
+        rest = -lost.T @ lost[:, index]
+        rest[index] += 1.0
+        return rest if rest[index] > 0.01 else np.zeros_like(rest)
+
+    @property
+    def _floor(self) -> float:
+        return float(_RANK_TOLERANCE * self.singular_values[0])
 
     def smallest_direction(self, labels: Sequence[str]) -> str:
         """The combination of columns that the data tell apart least, in words."""

@@ -52,12 +52,19 @@ def _findings(model: CostModel) -> Iterator[Finding]:
     if model.provenance == "simulated":
         yield _note("SIMULATED: every joule in this model comes from a simulated device")
     if model.provenance == "measured":
+        gain = model.document.gain_u_rel
+        size = (
+            "about 5 % between NVML boards, not known for RAPL" if gain is None else f"{gain:.1%}, as given"
+        )
         yield _note(
-            "intervals say how well costs repeat; the sensor's own gain error comes on top "
-            "(about 5 % between NVML boards, not known for RAPL)"
+            "intervals say how well costs repeat; the sensor's own gain error comes on top, the same for all "
+            f"costs ({size})"
         )
     if model.provenance == "literature":
         yield _note("from the literature: nothing in this model was measured on a device at hand")
+    inferred = [c for c in model.coefficients.values() if c.name in DRAM_TERMS and c.status == "identified"]
+    if inferred and inferred[0].reason.startswith("inferred"):
+        yield _note(f"{in_words([c.name for c in inferred])}: {inferred[0].reason}")
     supplied = [c.name for c in model.coefficients.values() if c.provenance == "literature"]
     if supplied and model.provenance != "literature":
         yield _note(f"not measured but supplied: {in_words(supplied)}")
@@ -150,6 +157,22 @@ def _of_the_fit(model: CostModel) -> Iterator[Finding]:
         yield _warning(
             f"families that the fit never saw are predicted to {found.mape_leave_one_family_out:.1%} "
             f"(good: up to {GOOD_MAPE:.0%})"
+        )
+    if found.mape_held_out is not None:
+        level = _warning if found.mape_held_out > GOOD_MAPE else _note
+        yield level(
+            f"softmax, attention, training steps and the like, which no fit uses, are predicted to "
+            f"{found.mape_held_out:.1%}: the error of the model on work of networks"
+        )
+    if found.n_disturbed:
+        yield _note(
+            f"{found.n_disturbed} of {found.n_windows} windows count less: they disagree with their like, "
+            "as windows do that another program disturbed"
+        )
+    if found.drift_common_u:
+        yield _note(
+            f"the readings drifted over the campaign; all costs share an uncertainty of "
+            f"{found.drift_common_u:.1%} from it, which is within their intervals"
         )
     coverage = found.coverage95_leave_one_family_out
     if coverage is not None and coverage < GOOD_COVERAGE:

@@ -29,6 +29,7 @@ T = TypeVar("T")
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 BoundaryName = Literal["update", "update+uplink"]
+OptimizerName = Literal["sgd", "momentum", "adam", "adamw"]
 RuleName = Literal["cwmp", "cwmp-l1", "topk", "randomk", "dense"]
 
 ModelFile = Annotated[Path, typer.Argument(help="Cost model file, or published:NAME.")]
@@ -104,6 +105,53 @@ def export(
     for note in vector.notes:
         _line(console, f"Note: {note}")
     _line(console, document.verdict)
+
+
+@app.command()
+def predict(
+    context: typer.Context,
+    model: ModelFile,
+    network: Annotated[str, typer.Option(help="mlp, cnn, or module:factory of your own.")],
+    input_shape: Annotated[
+        str | None, typer.Option(help="Of one sample, by commas, as in 3,224,224 [mlp, cnn: 64].")
+    ] = None,
+    vocabulary: Annotated[
+        int | None, typer.Option(min=1, help="Samples are tokens: integers below this.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples of one step.")] = 32,
+    optimizer: Annotated[OptimizerName, typer.Option(help="Whose step ends the training step.")] = "sgd",
+    forward_only: Annotated[bool, typer.Option("--forward-only", help="Inference, no training.")] = False,
+    depth: Annotated[int | None, typer.Option(min=1, help="Levels of modules to list [all].")] = None,
+    device: Annotated[
+        str, typer.Option(help="Device that accounts the same step: none, auto, or as for profile.")
+    ] = "none",
+    assume: AssumeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Joules of one training step of a network by operator and layer, with intervals."""
+    from cost_models import load_cost_model
+    from cwmp.prediction.command import StepSettings, predict_network
+    from cwmp.prediction.words import answer_json, sentences, shares_table
+
+    costs = load_cost_model(model).with_assumed(_assumed(assume or []))
+    settings = StepSettings(
+        network=network,
+        input_shape=None if input_shape is None else _shape(input_shape),
+        batch_size=batch_size,
+        optimizer=None if forward_only else optimizer,
+        vocabulary=vocabulary,
+        depth=depth,
+    )
+    accounting = _measuring_device(device, costs, context, Console(stderr=True, highlight=False))
+    answer = predict_network(settings, costs, accounting)
+    if as_json:
+        typer.echo(json.dumps(answer_json(answer), indent=1))
+        return
+    console = Console(highlight=False)
+    console.print(shares_table("layer", answer.prediction.layers))
+    console.print(shares_table("operator", answer.prediction.operators))
+    for sentence in sentences(answer):
+        _line(console, sentence)
 
 
 @app.command()
@@ -304,6 +352,13 @@ def _assumed(pairs: list[str]) -> dict[str, float]:
                 next_step="For example: --assume launch=2e-6.",
             ) from error
     return assumed
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    shape = tuple(_listed("input-shape", text, int))
+    if min(shape) < 1:
+        raise UsageError(f"--input-shape {text!r} must have positive lengths.")
+    return shape
 
 
 def _line(console: Console, text: str) -> None:

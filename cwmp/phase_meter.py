@@ -117,16 +117,17 @@ class SimulatedMeter:
     joules as an uninterrupted one.
     """
 
-    def __init__(self, device: SimulatedDevice, *, seed: int) -> None:
+    def __init__(self, device: SimulatedDevice, *, seed: int, window_s: float = 0.0) -> None:
         self._seed = seed
+        self._window_s = window_s
         self._device = device
-        self._window = _NetWindow(device)
+        self._window = _NetWindow(device, window_s)
 
     def begin_client(self, round_index: int, client: int) -> None:
         """Make the device of this client and round and measure its idle power."""
         seed = derived_seed(self._seed, "device", round_index=round_index, client=client)
         self._device = SimulatedDevice(self._device.spec, name=self._device.name, seed=seed)
-        self._window = _NetWindow(self._device)
+        self._window = _NetWindow(self._device, self._window_s)
 
     def run(self, body: Callable[[], T]) -> tuple[T, SeeWork]:
         """Run a phase once for its result; its work runs in virtual time."""
@@ -143,7 +144,7 @@ class SimulatedMeter:
         try:
             seconds = self._run(parts, 1.0)
             ticks = self._window.tick_s / seconds
-            replays = max(1, math.ceil(TICKS_PER_WINDOW * ticks))
+            replays = max(1, math.ceil(self._window.wanted_s / seconds))
             executions = min(replays, SIMULATED_EXECUTIONS)
             self._run(parts, WARM_UP_TICKS * ticks)
             return self._window.measure(lambda: self._run(parts, replays / executions), executions, replays)
@@ -160,15 +161,17 @@ class SensorMeter:
 
     Args:
         device: its clock and sensors.
+        window_s: shortest window; one of 20 ticks is long enough for work of even power.
     """
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, *, window_s: float = 0.0) -> None:
         self._device = device
-        self._window = _NetWindow(device)
+        self._window_s = window_s
+        self._window = _NetWindow(device, window_s)
 
     def begin_client(self, round_index: int, client: int) -> None:
         """Measure the idle power of the machine."""
-        self._window = _NetWindow(self._device)
+        self._window = _NetWindow(self._device, self._window_s)
 
     def run(self, body: Callable[[], T]) -> tuple[T, SeeWork]:
         """Run a phase once for its result, and again as often as the sensors need."""
@@ -177,7 +180,7 @@ class SensorMeter:
         result = body()
         seconds = max(clock.now_ns() - started_ns, 1) * 1e-9
         ticks = self._window.tick_s / seconds
-        replays = min(math.ceil(TICKS_PER_WINDOW * ticks), MAX_REPLAYS)
+        replays = min(math.ceil(self._window.wanted_s / seconds), MAX_REPLAYS)
         for _ in range(min(math.ceil(WARM_UP_TICKS * ticks), MAX_REPLAYS)):
             body()
         try:
@@ -194,17 +197,19 @@ class SensorMeter:
 class _NetWindow:
     """Windows on one device, net of the idle power that was measured when this was made."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, window_s: float) -> None:
         self._meter = EnergyMeter(device.sensors, clock=device.clock)
         self._provenance = device.provenance
         periods_s = [spec.update_period_s or UNKNOWN_TICK_S for spec in self._meter.specs]
         self.tick_s = max(periods_s)
+        self.wanted_s = max(TICKS_PER_WINDOW * self.tick_s, window_s)
         self._idle: IdleBaseline | MeasurementError | NoUsableSensorError
         # The tick that is running may have begun in the work before.
         device.clock.sleep(SETTLE_TICKS * self.tick_s)
         try:
             with self._meter:
-                self._idle = measure_idle(self._meter, IDLE_TICKS * self.tick_s, sleep=device.clock.sleep)
+                idle_s = max(IDLE_TICKS * self.tick_s, window_s)
+                self._idle = measure_idle(self._meter, idle_s, sleep=device.clock.sleep)
         except _NOT_SEEN as error:
             self._idle = error
 
@@ -237,17 +242,18 @@ class _NetWindow:
         )
 
 
-def phase_meter(device: Device | None, *, seed: int) -> PhaseMeter:
+def phase_meter(device: Device | None, *, seed: int, window_s: float = 0.0) -> PhaseMeter:
     """The meter that fits a device. Local training runs on the CPU, so only a CPU's sensors see it.
 
     Args:
         device: opened with its sensors; None measures nothing.
         seed: of the noise of a simulated device.
+        window_s: shortest window; 20 ticks where that is longer.
     """
     if device is None:
         return NoMeter()
     if isinstance(device, SimulatedDevice):
-        return SimulatedMeter(device, seed=seed)
+        return SimulatedMeter(device, seed=seed, window_s=window_s)
     if device.kind != "cpu":
         return NoMeter(reason=f"local training runs on the CPU, which {device.name} does not see")
-    return SensorMeter(device)
+    return SensorMeter(device, window_s=window_s)

@@ -129,12 +129,7 @@ class Pricing:
         Raises:
             UnknownMemoryError: the model does not say.
         """
-        if self.model.device is None:
-            raise UnknownMemoryError(
-                "The cost model describes no device, so it is not known which tensors fit into which cache.",
-                next_step="Use a model that was fitted to records: calijoule profile, calijoule fit.",
-            )
-        return self.model.device
+        return device_of(self.model)
 
     @property
     def memory(self) -> MemoryHierarchy:
@@ -209,11 +204,8 @@ class Pricing:
 
     def provenance(self, works: Iterable[Work]) -> Provenance:
         """The worst provenance of the model, of the coefficients that the works use, and of the link."""
-        used = total_work(works)
-        parts = [self.model.provenance]
-        parts += [c.provenance for name, c in self.model.coefficients.items() if name in used.amounts]
-        if self.link is not None:
-            parts.append("literature")
+        of_model = worst_provenance(self.model, total_work(works))
+        parts = [of_model] if self.link is None else [of_model, "literature"]
         return max(parts, key=_WORSE_TO_THE_RIGHT.index)
 
     def notes(self, works: Iterable[Work]) -> tuple[str, ...]:
@@ -258,6 +250,26 @@ class Pricing:
         part_s, rest_s = self.model.duration_s(part), self.model.duration_s(rest)
         whole = self.timed(part + rest)
         return Work({name: whole[name] * part_s / (part_s + rest_s) for name in ("awake_w", "core_w")})
+
+
+def device_of(model: CostModel) -> DeviceFingerprint:
+    """What the joules of a model are of.
+
+    Raises:
+        UnknownMemoryError: the model does not say.
+    """
+    if model.device is None:
+        raise UnknownMemoryError(
+            "The cost model describes no device, so it is not known which tensors fit into which cache.",
+            next_step="Use a model that was fitted to records: calijoule profile, calijoule fit.",
+        )
+    return model.device
+
+
+def worst_provenance(model: CostModel, work: Work) -> Provenance:
+    """The worst provenance of a model and of its coefficients that some work uses."""
+    used = [item.provenance for name, item in model.coefficients.items() if name in work.amounts]
+    return max([model.provenance, *used], key=_WORSE_TO_THE_RIGHT.index)
 
 
 def total_work(works: Iterable[Work]) -> Work:

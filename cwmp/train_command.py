@@ -159,7 +159,7 @@ def run_report(
         var_ln_c=prices.var_ln_c,
         predicted_gain=_predicted_gain(federation.budget),
         price_provenance=prices.provenance,
-        not_counted=federation.training.step(config.batch_size).without_flop_formula,
+        not_counted=tuple(federation.training.step(config.batch_size).without_formula),
         notes=_notes(identity, federation, rounds),
         seconds=sum(report.seconds for report in rounds),
         software={

@@ -113,25 +113,34 @@ def profile(
     plan: Annotated[PlanName, typer.Option(help="quick: minutes; full: narrower intervals.")] = "quick",
     seed: Annotated[int, typer.Option(help="Order of the configurations; noise of a simulated device.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped campaign.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the schedule and the minutes it takes; measure nothing.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
 ) -> None:
     """Measure a device with microbenchmarks of known work; one record per configuration."""
-    from profiler.campaign import estimated_seconds, run_campaign
+    from profiler.campaign import run_campaign
     from profiler.devices import open_device
     from profiler.plan import make_plan
+    from profiler.schedule import make_schedule
+    from profiler.schedule_view import minutes, print_schedule, schedule_document
 
     console = Console(stderr=True, highlight=False)
     opened = open_device(device, powercap_root=settings_of(context).powercap_root, seed=seed)
     try:
         the_plan = make_plan(opened, plan, seed=seed)
-        minutes = estimated_seconds(the_plan, opened) / 60
-        if opened.provenance == "simulated":
+        schedule = make_schedule(the_plan, opened)
+        if dry_run and as_json:
+            typer.echo(json.dumps(schedule_document(the_plan, schedule, opened.name)))
+            return
+        virtual = opened.provenance == "simulated"
+        if virtual:
             _print_line(console, f"SIMULATED: every joule of {opened.name} is simulated.")
-            _print_line(
-                console, f"{len(the_plan.points)} configurations, {minutes:.0f} minutes of virtual time."
-            )
-        else:
-            _print_line(console, f"{len(the_plan.points)} configurations, about {minutes:.0f} minutes.")
+        if dry_run:
+            print_schedule(Console(highlight=False), the_plan, schedule)
+        _print_line(console, minutes(schedule, virtual=virtual))
+        if dry_run:
+            return
         with campaign_progress(console) as report:
             records = run_campaign(opened, the_plan, out, resume=resume, report=report)
     finally:

@@ -1,12 +1,11 @@
 """The CPU as a device: compiled kernels on pinned threads, and the sensors of its package.
 
-A duty cycle below 1 runs in slices, so that the sensors see many changes within one of their windows:
-
-    ██████░░░░░░██████░░░░░░██████░░░░░░     work for about 10 ms, sleep until the fraction is met
+A duty cycle below 1 runs in slices (``profiler.duty``), each followed by sleep until the fraction is met.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -17,16 +16,15 @@ from profiler.cache_sizes import read_cpu_caches
 from profiler.clock import Clock, MonotonicClock
 from profiler.cpu_conditions import PROC_ROOT, SYS_ROOT, cpu_conditions, cpu_model_name, throttle_events
 from profiler.device import Execution, Kernel
+from profiler.duty import jitter, slice_seconds
 from profiler.microbenchmark import Microbenchmark, work_per_loop
 from profiler.sensors.base import Sensor
 from profiler.workloads.cpu_loops import FLOAT_TYPES, make_loop
+from profiler.workloads.generated_code import CHECKABLE, check_code
 from profiler.workloads.threads import PinnedThreads
 
 IDLE_LOOP_S = 1e-3
 """One loop of ``idle``."""
-
-DUTY_SLICE_S = 0.01
-"""Work between two pauses, where one loop is not longer."""
 
 
 class CpuDevice:
@@ -73,9 +71,10 @@ class CpuDevice:
         )
 
     def prepare(self, benchmark: Microbenchmark) -> Kernel:
-        """Start the threads, let each allocate its share, compile, and walk everything once.
+        """Start the threads, let each allocate its share, compile, walk everything once, look at the code.
 
         Raises:
+            GeneratedCodeError: the compiled kernel does not do the work that is counted.
             UsageError: the device does not support it, or the working set has no equal shares.
         """
         if not self.supports(benchmark):
@@ -87,9 +86,20 @@ class CpuDevice:
         if benchmark.kernel == "idle":
             return IdleKernel(self.clock)
         make = partial(make_loop, benchmark, line_bytes=self.memory.line_bytes)
-        threads = PinnedThreads(self.cpus[: benchmark.threads], lambda index: make(seed=index), self.clock)
+        if benchmark.shared:
+            loop = make(seed=0)
+            threads = PinnedThreads(self.cpus[: benchmark.threads], lambda index: loop, self.clock)
+        else:
+            threads = PinnedThreads(
+                self.cpus[: benchmark.threads], lambda index: make(seed=index), self.clock
+            )
         kernel = CpuKernel(self, benchmark, threads)
-        threads.run(1)
+        try:
+            threads.run(1)
+            check_code(benchmark)
+        except BaseException:
+            kernel.close()
+            raise
         return kernel
 
     def idle(self, seconds: float) -> None:
@@ -98,7 +108,8 @@ class CpuDevice:
 
     def conditions(self) -> dict[str, str]:
         """Governor, clocks, temperature and other users of the machine, as far as they can be read."""
-        return cpu_conditions(self.cpus, sys_root=self._sys_root, proc_root=self._proc_root)
+        conditions = cpu_conditions(self.cpus, sys_root=self._sys_root, proc_root=self._proc_root)
+        return {**conditions, "generated_code": "checked" if CHECKABLE else "not checked on this machine"}
 
     def throttle_events(self) -> int:
         """Times that the cores ran slower for heat since boot."""
@@ -136,6 +147,8 @@ class CpuKernel:
         self._duty = benchmark.duty
         self._threads = threads
         self._slice_loops = 1
+        self._slice_s = slice_seconds(device.sensors)
+        self._rng = random.Random(0)
 
     def run(self, loops: int) -> Execution:
         """Run that many loops on every thread, duty cycle included."""
@@ -157,12 +170,12 @@ class CpuKernel:
         active_s = busy_core_s = 0.0
         left = loops
         while left:
-            slice_loops = min(left, self._slice_loops)
+            slice_loops = min(left, max(1, round(self._slice_loops * jitter(self._rng))))
             part = self._threads.run(slice_loops)
             left -= slice_loops
             active_s += part.active_s
             busy_core_s += part.busy_core_s
-            self._slice_loops = max(1, round(slice_loops * DUTY_SLICE_S / part.active_s))
+            self._slice_loops = max(1, round(slice_loops * self._slice_s / part.active_s))
             # Against all time so far, so that one pause that lasts too long shortens the next.
             pause_s = active_s / self._duty - (clock.now_ns() - began_ns) * 1e-9
             if pause_s > 0:

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from calibration_data import MemoryHierarchy, Work
+from profiler.network_work import ITEMS, NetworkKernel
 
-KernelName = Literal[
-    "idle", "spin", "load", "store", "copy", "gather", "scatter", "fma", "intensity", "launch"
-]
+KernelName = (
+    Literal["idle", "spin", "load", "store", "copy", "gather", "scatter", "fma", "intensity", "launch"]
+    | NetworkKernel
+)
 
 ELEMENT_BYTES = 8
 """Loads, stores and copies move 8-byte elements."""
@@ -36,6 +38,7 @@ class Microbenchmark:
         threads: cores that run it; 0 for ``idle``.
         level: memory level in which the working set lives; None for kernels without one.
         working_set_bytes: of all threads together: each thread walks its own equal share.
+        shared: each thread walks all of it instead, for ``load``.
         dtype: of the arithmetic, one of ``calibration_data.terms.DTYPES``, for ``fma`` and ``intensity``.
         fma_per_element: multiply-adds on each loaded element, for ``intensity``.
         duty: fraction of the window in which the kernel runs; the rest is idle.
@@ -50,6 +53,7 @@ class Microbenchmark:
     dtype: str | None = None
     fma_per_element: int = 0
     duty: float = 1.0
+    shared: bool = False
 
 
 def work_per_loop(benchmark: Microbenchmark, memory: MemoryHierarchy) -> Work:
@@ -68,7 +72,8 @@ def work_per_loop(benchmark: Microbenchmark, memory: MemoryHierarchy) -> Work:
         case "fma":
             return Work({f"flop_{benchmark.dtype}": 2 * FMA_PER_LOOP * benchmark.threads})
         case "load":
-            return traffic(memory, benchmark.level, element_bytes=size, read_bytes=size, written_bytes=0)
+            walked = size * benchmark.threads if benchmark.shared else size
+            return traffic(memory, benchmark.level, element_bytes=walked, read_bytes=walked, written_bytes=0)
         case "store":
             # A cached store first reads the line that it will overwrite (write-allocate).
             return traffic(memory, benchmark.level, element_bytes=size, read_bytes=size, written_bytes=size)
@@ -93,6 +98,20 @@ def work_per_loop(benchmark: Microbenchmark, memory: MemoryHierarchy) -> Work:
                 read_bytes=size,
                 written_bytes=size,
             )
+        case "softmax" | "layernorm" | "convolution" | "attention" | "adam" | "training-step":
+            return _items(benchmark, memory)
+
+
+def _items(benchmark: Microbenchmark, memory: MemoryHierarchy) -> Work:
+    item = ITEMS[benchmark.kernel]
+    count = (benchmark.working_set_bytes or 0) // item.size_bytes
+    return Work({"flop_fp32": count * item.flop}) + traffic(
+        memory,
+        benchmark.level,
+        element_bytes=count * item.element_bytes,
+        read_bytes=count * item.read_bytes,
+        written_bytes=count * item.written_bytes,
+    )
 
 
 def _random_lines(benchmark: Microbenchmark, lines: int) -> Work:

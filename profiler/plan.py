@@ -9,6 +9,7 @@
     fma                         flop_<dtype>              registers only
     intensity                   flop against bytes        few to many operations on each byte
     launch                      launch                    empty calls
+    softmax … training step     nothing                   judge the model, are never in its fit
 
 An intensity sweep alone cannot tell time, awake power and bytes apart (rank 3 of 6); working sets, thread
 counts, duty cycles and the awake idle loop can.
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +27,8 @@ from calibration_data import MemoryHierarchy
 from calibration_data.terms import DTYPES
 from profiler.device import Device
 from profiler.microbenchmark import KernelName, Microbenchmark
+from profiler.network_work import NETWORK_KERNELS
+from profiler.placement import counts_that_reach, items, random_bytes, sizes, thread_counts, walk
 
 PlanName = Literal["quick", "full"]
 
@@ -34,22 +37,47 @@ PlanName = Literal["quick", "full"]
 class Protocol:
     """How each configuration is measured.
 
+    What scatters from run to run is averaged by many short windows better than by few long ones, as long as a
+    window is many ticks.
+
     Attributes:
-        replicates: windows that count.
+        replicates: fewest windows that count.
+        longest_s: more are taken until the mean is known well enough, or they last so long together.
+        target_rel_ci: half width of the 95 % interval of the mean that is well enough, relative.
+        preheat_s: work on all cores before the first configuration.
         window_s: shortest duration of such a window.
         idle_s: duration of the idle windows before and after.
         ticks: a window also spans at least this many update periods of the slowest counter.
     """
 
     replicates: int
+    longest_s: float
+    target_rel_ci: float
+    preheat_s: float
     window_s: float
     idle_s: float
     ticks: int
 
 
 PROTOCOLS: dict[PlanName, Protocol] = {
-    "quick": Protocol(replicates=3, window_s=1.0, idle_s=0.5, ticks=20),
-    "full": Protocol(replicates=5, window_s=2.0, idle_s=1.0, ticks=100),
+    "quick": Protocol(
+        replicates=3,
+        longest_s=5.0,
+        target_rel_ci=0.01,
+        preheat_s=10.0,
+        window_s=0.5,
+        idle_s=0.5,
+        ticks=20,
+    ),
+    "full": Protocol(
+        replicates=5,
+        longest_s=22.0,
+        target_rel_ci=0.003,
+        preheat_s=60.0,
+        window_s=1.0,
+        idle_s=1.0,
+        ticks=30,
+    ),
 }
 
 
@@ -78,38 +106,55 @@ class Progress:
 
 
 def make_plan(device: Device, name: PlanName, *, seed: int = 0) -> Plan:
-    """The plan for a device, without what it cannot run, in random order.
+    """The plan for a device, without what it cannot run, in randomised blocks.
 
-    Order is random so that drift (temperature, other users) does not line up with a family.
+    The order within a family is random, and every stretch of the campaign has its share of each family, so
+    that drift (temperature, other users) lines up neither with a family nor with a working set.
     """
-    points = [point for point in _points(device.memory, full=name == "full") if device.supports(point)]
-    random.Random(seed).shuffle(points)
-    return Plan(name=name, seed=seed, points=tuple(points), protocol=PROTOCOLS[name])
+    full = name == "full"
+    points = [*_points(device.memory, full=full), *network_points(device.memory, full=full)]
+    supported = [point for point in points if device.supports(point)]
+    return Plan(
+        name=name, seed=seed, points=_in_blocks(supported, random.Random(seed)), protocol=PROTOCOLS[name]
+    )
+
+
+def _in_blocks(points: Sequence[Microbenchmark], rng: random.Random) -> tuple[Microbenchmark, ...]:
+    by_family: dict[str, list[Microbenchmark]] = {}
+    for point in points:
+        by_family.setdefault(point.family, []).append(point)
+    placed = []
+    for family in by_family.values():
+        rng.shuffle(family)
+        placed += [((place + rng.random()) / len(family), point) for place, point in enumerate(family)]
+    return tuple(point for _, point in sorted(placed, key=lambda pair: pair[0]))
 
 
 def _points(memory: MemoryHierarchy, *, full: bool) -> Iterator[Microbenchmark]:
-    threads = _thread_counts(memory.cores, full=full)
-    yield Microbenchmark(point="idle", family="idle", kernel="idle", threads=0)
-    for count in threads:
-        yield Microbenchmark(point=f"spin-t{count}", family="awake", kernel="spin", threads=count)
+    threads = thread_counts(memory.cores, full=full)
+    yield from _background(memory, full=full)
     yield from _duty_cycles(memory, full=full)
     for level in memory.levels:
         few = full or level == "dram"
-        for index, size in enumerate(_sizes(memory, level, full=full)):
-            counts = _counts_that_reach(memory, level, size, full=full)
-            for count in counts if few else counts[-2:]:
-                yield _walk("load", memory, level, size, count, suffix=f"-{index}")
-        size = _sizes(memory, level, full=False)[0]
-        counts = _counts_that_reach(memory, level, size, full=full)
-        for count in counts[-2:] if few else counts[-1:]:
-            yield _walk("store", memory, level, size, count)
-            yield _walk("copy", memory, level, size, count)
+        for index, size in enumerate(sizes(memory, level, full=full)):
+            counts = counts_that_reach(memory, level, size, full=full)
+            for count in counts if few and index == 0 else counts[-2:]:
+                yield walk("load", memory, level, size, count, suffix=f"-{index}")
+        size = sizes(memory, level, full=False)[0]
+        counts = counts_that_reach(memory, level, size, full=full)
+        if counts and counts[-1] < memory.cores:
+            # Its rate with all cores shows only where they walk the same lines.
+            yield walk("load", memory, level, size, memory.cores, suffix="-shared", shared=True)
+        most = len(counts) if full and level == "dram" else 2 if few else 1
+        for count in counts[-most:]:
+            yield walk("store", memory, level, size, count)
+            yield walk("copy", memory, level, size, count)
     kernel: KernelName
     for kernel in ("gather", "scatter"):
         for count in threads if full else threads[-3:]:
-            yield _walk(kernel, memory, "dram", _random_bytes(memory, count), count)
+            yield walk(kernel, memory, "dram", random_bytes(memory, count), count)
     for dtype in DTYPES:
-        for count in threads if full else threads[-3:]:
+        for count in threads if full and dtype in ("fp32", "fp64") else threads[-3:]:
             yield Microbenchmark(
                 point=f"fma-{dtype}-t{count}", family="fma", kernel="fma", threads=count, dtype=dtype
             )
@@ -118,14 +163,26 @@ def _points(memory: MemoryHierarchy, *, full: bool) -> Iterator[Microbenchmark]:
         yield Microbenchmark(point=f"launch-t{count}", family="launch", kernel="launch", threads=count)
 
 
-def _thread_counts(cores: int, *, full: bool) -> list[int]:
-    counts = {1, cores // 2, cores} | ({cores // 4, 3 * cores // 4} if full else set())
-    return sorted(count for count in counts if count >= 1)
+def _background(memory: MemoryHierarchy, *, full: bool) -> Iterator[Microbenchmark]:
+    """Idle and awake; a full plan comes back to what tells them apart at several times of the campaign.
+
+    Busy windows are many and hold the idle power too: without as many idle ones, and without one core
+    against all of them, idle_w, awake_w and core_w would be known only together where a device idles high.
+    """
+    ends = sorted({1, memory.cores})
+    yield Microbenchmark(point="idle", family="idle", kernel="idle", threads=0)
+    for count in thread_counts(memory.cores, full=full):
+        yield Microbenchmark(point=f"spin-t{count}", family="awake", kernel="spin", threads=count)
+    for visit in range(2, 6) if full else ():
+        yield Microbenchmark(point=f"idle-visit{visit}", family="idle", kernel="idle", threads=0)
+        for count in ends if visit < 5 else ():
+            name = f"spin-t{count}-visit{visit}"
+            yield Microbenchmark(point=name, family="awake", kernel="spin", threads=count)
 
 
 def _duty_cycles(memory: MemoryHierarchy, *, full: bool) -> Iterator[Microbenchmark]:
     cores = memory.cores
-    size = _sizes(memory, "dram", full=False)[0]
+    size = sizes(memory, "dram", full=False)[0]
     for duty in (0.25, 0.5, 0.75) if full else (0.25, 0.5):
         suffix = f"-duty{round(100 * duty)}"
         yield Microbenchmark(
@@ -139,87 +196,33 @@ def _duty_cycles(memory: MemoryHierarchy, *, full: bool) -> Iterator[Microbenchm
             dtype="fp32",
             duty=duty,
         )
-        yield _walk("load", memory, "dram", size, cores, suffix=suffix, family="duty", duty=duty)
+        yield walk("load", memory, "dram", size, cores, suffix=suffix, family="duty", duty=duty)
 
 
 def _intensities(memory: MemoryHierarchy, *, full: bool) -> Iterator[Microbenchmark]:
     for level in memory.levels if full else (memory.levels[1], "dram"):
-        size = _sizes(memory, level, full=False)[0]
-        counts = _counts_that_reach(memory, level, size, full=full)
+        size = sizes(memory, level, full=False)[0]
+        counts = counts_that_reach(memory, level, size, full=full)
         for dtype in ("fp32", "fp64") if counts else ():
-            for fma in (1, 2, 4, 8, 16, 32, 64) if full else (2, 16):
-                yield _walk(
+            # By turns on all cores and, in a full plan, on few: bytes and FLOP must not mean busy cores.
+            for number, fma in enumerate((1, 4, 16, 64) if full else (2, 16)):
+                yield walk(
                     "intensity",
                     memory,
                     level,
                     size,
-                    counts[-1],
+                    counts[0] if full and number % 2 else counts[-1],
                     suffix=f"-{dtype}-fma{fma}",
                     dtype=dtype,
                     fma_per_element=fma,
                 )
 
 
-def _walk(
-    kernel: KernelName,
-    memory: MemoryHierarchy,
-    level: str,
-    size: int,
-    threads: int,
-    *,
-    suffix: str = "",
-    family: str | None = None,
-    dtype: str | None = None,
-    fma_per_element: int = 0,
-    duty: float = 1.0,
-) -> Microbenchmark:
-    """A kernel with a working set; ``size`` is of one thread at private levels, of all at shared ones."""
-    total = size * threads if _is_private(memory, level) else size
-    share = _whole_lines(total // threads, memory.line_bytes)
-    return Microbenchmark(
-        point=f"{kernel}-{level}-t{threads}{suffix}",
-        family=family or kernel,
-        kernel=kernel,
-        threads=threads,
-        level=level,  # type: ignore[arg-type]
-        working_set_bytes=share * threads,
-        dtype=dtype,
-        fma_per_element=fma_per_element,
-        duty=duty,
-    )
-
-
-def _is_private(memory: MemoryHierarchy, level: str) -> bool:
-    """Whether each core has this level for itself: the last cache and DRAM are shared."""
-    return level not in (memory.levels[-2], "dram")
-
-
-def _sizes(memory: MemoryHierarchy, level: str, *, full: bool) -> list[int]:
-    """Working sets from half of L1 to four times the last cache, the usual one of each level first."""
-    if level == "dram":
-        return [4 * memory.last_cache_bytes] + ([6 * memory.last_cache_bytes] if full else [])
-    capacity = {"l1": memory.l1_bytes, "l2": memory.l2_bytes, "llc": memory.llc_bytes or 0}[level]
-    return [capacity // 2] + ([capacity // 4] if full else [])
-
-
-def _counts_that_reach(memory: MemoryHierarchy, level: str, size: int, *, full: bool) -> list[int]:
-    """Thread counts whose shares live in the level beyond doubt: twice as large as the level before it.
-
-    Between levels a working set lives partly in both, and the bytes that each serves are not known.
-    """
-    before = {"l2": memory.l1_bytes, "llc": memory.l2_bytes}.get(level, 0)
-    if _is_private(memory, level):
-        return _thread_counts(memory.cores, full=full) if size >= 2 * before else []
-    most = memory.cores if before == 0 else min(memory.cores, size // (2 * before))
-    return _thread_counts(most, full=full)
-
-
-def _random_bytes(memory: MemoryHierarchy, threads: int) -> int:
-    """At least four times the last cache, a power of two of lines for each thread (a full-period walk)."""
-    lines = -(-4 * memory.last_cache_bytes // (threads * memory.line_bytes))
-    return int(threads * memory.line_bytes * 2 ** (lines - 1).bit_length())
-
-
-def _whole_lines(size: int, line_bytes: int) -> int:
-    """Up to an even number of lines, so that a copy has as many to read as to write."""
-    return -(-size // (2 * line_bytes)) * 2 * line_bytes
+def network_points(memory: MemoryHierarchy, *, full: bool) -> Iterator[Microbenchmark]:
+    """Work as networks do it, in the second level and in DRAM; in a quick plan in one of both."""
+    for number, kernel in enumerate(NETWORK_KERNELS):
+        for level in (memory.levels[1], "dram") if full else (("dram", memory.levels[1])[number % 2],):
+            size = sizes(memory, level, full=False)[0]
+            counts = counts_that_reach(memory, level, size, full=full)
+            for count in counts[-2:] if full and level == "dram" else counts[-1:]:
+                yield items(kernel, memory, level, size, count)

@@ -18,15 +18,13 @@ from typing import Literal
 from calibration_data import UsageError, Work, domain_kind
 from calibration_data.terms import DRAM_TERMS, POWER_TERMS
 from profiler.device import Execution
+from profiler.duty import jitter, slice_seconds
 from profiler.microbenchmark import Microbenchmark, work_per_loop
 from profiler.sensors.simulated import SimulatedSensor
 from profiler.simulated_spec import SimulatedDeviceSpec
 
 SPIN_LOOP_S = 0.001
 """One loop of ``idle`` and ``spin``."""
-
-DUTY_SLICE_S = 0.010
-"""Busy part of one duty cycle."""
 
 THROTTLE_S = 10.0
 
@@ -91,10 +89,10 @@ class SimulatedDevice:
         self.name = name or f"sim:{spec.name}"
         self.model_name = f"simulated {spec.name}"
         self.memory = spec.memory
-        self._rng = random.Random(f"{spec.name}/{seed}")
+        self.rng = random.Random(f"{spec.name}/{seed}")
         counter_faults = tuple(fault for fault in spec.faults if fault.kind != "throttle")
         self._throttles_s = [fault.at_s for fault in spec.faults if fault.kind == "throttle"]
-        self._sensor = SimulatedSensor(spec.name, spec.sensor, counter_faults, self._rng)
+        self._sensor = SimulatedSensor(spec.name, spec.sensor, counter_faults, self.rng)
         self.sensors = (self._sensor,)
         self.clock = VirtualClock(self.idle)
 
@@ -116,16 +114,25 @@ class SimulatedDevice:
         Raises:
             UsageError: the device has no true cost for some of it; a simulated joule leaves nothing out.
         """
-        unknown = sorted(set(work.without_times()) - set(self.spec.truth))
-        if unknown:
-            raise UsageError(
-                f"{self.name} has no true cost for {', '.join(unknown)}.",
-                next_step="Add it to the truth of the device's file.",
-            )
+        self._require_costs(work)
         cores = self.memory.cores if threads is None else threads
         seconds = self.duration_s(work, cores)
         self._spend(seconds, work.without_times(), cores, self._run_factors())
         return Execution(active_s=seconds, busy_core_s=seconds * cores)
+
+    def true_energy_j(self, work: Work) -> float:
+        """Joules, idle power included, that some work on all cores takes by the truth.
+
+        No noise, and nothing of what the sensors make of it. Only to judge predictions by.
+
+        Raises:
+            UsageError: the device has no true cost for some of it.
+        """
+        self._require_costs(work)
+        seconds = self.duration_s(work, self.memory.cores)
+        if not seconds:
+            return 0.0
+        return seconds * sum(self._watts_by_term(seconds, work.without_times(), self.memory.cores).values())
 
     def duration_s(self, work: Work, threads: int) -> float:
         """Virtual seconds of some work: its slowest resource; private ones scale with the cores used."""
@@ -151,7 +158,7 @@ class SimulatedDevice:
     def _run_factors(self) -> dict[str, float]:
         """Run-to-run factor of each domain's power, one draw per execution."""
         noise = self.spec.sensor.noise_rel
-        return {domain: max(0.0, self._rng.gauss(1, noise)) for domain in self.spec.sensor.domains}
+        return {domain: max(0.0, self.rng.gauss(1, noise)) for domain in self.spec.sensor.domains}
 
     def _spend(self, seconds: float, work: Work, busy_cores: int, factors: dict[str, float]) -> None:
         """Let time pass while the device does some work evenly over it."""
@@ -168,8 +175,16 @@ class SimulatedDevice:
             self.clock.advance(slice_s)
             left_s -= slice_s
 
-    def _power_w(self, seconds: float, work: Work, busy_cores: int) -> dict[str, float]:
-        """True mean power of each listed domain while it does some work in some time."""
+    def _require_costs(self, work: Work) -> None:
+        unknown = sorted(set(work.without_times()) - set(self.spec.truth))
+        if unknown:
+            raise UsageError(
+                f"{self.name} has no true cost for {', '.join(unknown)}.",
+                next_step="Add it to the truth of the device's file.",
+            )
+
+    def _watts_by_term(self, seconds: float, work: Work, busy_cores: int) -> dict[str, float]:
+        """True mean power of each term while the device does some work in some time."""
         truth = self.spec.truth
         by_term = {term: truth[term] * amount / seconds for term, amount in work.items()}
         by_term["idle_w"] = truth["idle_w"]
@@ -177,6 +192,11 @@ class SimulatedDevice:
         if busy_cores:
             by_term["awake_w"] = truth.get("awake_w", 0.0)
             by_term["core_w"] = truth.get("core_w", 0.0) * busy_cores
+        return by_term
+
+    def _power_w(self, seconds: float, work: Work, busy_cores: int) -> dict[str, float]:
+        """True mean power of each listed domain while it does some work in some time."""
+        by_term = self._watts_by_term(seconds, work, busy_cores)
         domains = self.spec.sensor.domains
         kinds = [domain_kind(domain) for domain in domains]
         own_dram = "dram" in kinds
@@ -218,14 +238,20 @@ class SimulatedKernel:
         throttled = device.throttled()
         work = self.work_per_loop * loops
         busy_s = loops * SPIN_LOOP_S if self.benchmark.kernel == "spin" else device.duration_s(work, threads)
-        slices = 1 if self.benchmark.duty == 1 else max(1, round(busy_s / DUTY_SLICE_S))
-        pause_s = busy_s / slices * (1 / self.benchmark.duty - 1)
-        for _ in range(slices):
-            device._spend(busy_s / slices, work * (1 / slices), threads, factors)
-            device._spend(pause_s, Work(), 0, factors)
+        for share in self._slices(busy_s):
+            device._spend(share * busy_s, work * share, threads, factors)
+            device._spend(share * busy_s * (1 / self.benchmark.duty - 1), Work(), 0, factors)
         return Execution(
             active_s=busy_s, busy_core_s=busy_s * threads, throttled=throttled or device.throttled()
         )
+
+    def _slices(self, busy_s: float) -> list[float]:
+        """Parts of the work between two pauses; they add up to one."""
+        if self.benchmark.duty == 1:
+            return [1.0]
+        count = max(1, round(busy_s / slice_seconds(self.device.sensors)))
+        lengths = [jitter(self.device.rng) for _ in range(count)]
+        return [length / sum(lengths) for length in lengths]
 
     def close(self) -> None:
         """Nothing to release."""

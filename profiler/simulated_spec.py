@@ -55,6 +55,7 @@ class SimulatedSensorSpec(_Strict):
         noise_rel: relative standard deviation of the power of one execution from run to run.
         gain: what the sensor shows of a true joule (a systematic error of the board).
         averaging_window_s: the sensor sees only the last part of each tick; None sees all of it.
+        drift_rel_per_h: what it shows of a joule grows by this part in each hour, or falls.
     """
 
     domains: Annotated[tuple[str, ...], Field(min_length=1, max_length=64)]
@@ -64,6 +65,7 @@ class SimulatedSensorSpec(_Strict):
     noise_rel: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     gain: PositiveFloat = 1.0
     averaging_window_s: PositiveFloat | None = None
+    drift_rel_per_h: Annotated[float, Field(ge=-0.5, le=0.5)] = 0.0
 
 
 class Fault(_Strict):

@@ -6,13 +6,29 @@ from statistics import median
 
 import pytest
 
-from benchmarks.recovery import SUBSTANTIAL, Recovered, recover
+from benchmarks.recovery import KINDS, SUBSTANTIAL, Outcome, Recovered, recover
+from calibration_data.families import HELD_OUT_FAMILIES
 
 
 @pytest.fixture(scope="module")
-def recovered() -> list[Recovered]:
-    """Four devices that no other test and no benchmark by default has seen."""
-    return [item for seed in range(9000, 9004) for item in recover(seed, "quick")]
+def outcomes() -> list[Outcome]:
+    """One device of each kind that no other test and no benchmark by default has seen."""
+    return [recover(9000 + number, kind, "quick", noise_rel=0.01) for number, kind in enumerate(KINDS)]
+
+
+@pytest.fixture(scope="module")
+def recovered(outcomes: list[Outcome]) -> list[Recovered]:
+    return [cost for outcome in outcomes for cost in outcome.costs]
+
+
+def test_work_of_networks_is_predicted_by_a_model_that_never_saw_it(outcomes: list[Outcome]) -> None:
+    for outcome in outcomes:
+        assert set(outcome.held_out) == set(HELD_OUT_FAMILIES)
+        assert outcome.mape_held_out <= 0.04
+
+
+def test_the_design_is_well_conditioned(outcomes: list[Outcome]) -> None:
+    assert max(outcome.condition for outcome in outcomes) <= 10
 
 
 def test_substantial_costs_are_identified_and_right(recovered: list[Recovered]) -> None:
@@ -34,6 +50,10 @@ def test_what_is_not_identified_has_no_value(recovered: list[Recovered]) -> None
 
 @pytest.mark.slow
 def test_coverage_is_neither_too_low_nor_bought_with_wide_intervals() -> None:
-    found = [item for seed in range(9100, 9130) for item in recover(seed, "quick")]
+    found = [
+        item
+        for seed in range(9100, 9130)
+        for item in recover(seed, KINDS[seed % len(KINDS)], "full", noise_rel=0.02).costs
+    ]
     covered = [item.covered for item in found if item.status == "identified"]
     assert 0.92 <= sum(map(bool, covered)) / len(covered) <= 0.98

@@ -227,6 +227,13 @@ def _diagnostic_rows(model: CostModel) -> Iterator[tuple[object, object, object]
         _share(found.coverage95_leave_one_family_out, 0),
         "share of left-out windows inside their 95 % prediction interval; 90 % to 98 % is sound",
     )
+    if found.mape_held_out is not None:
+        yield (
+            "error on work of networks (MAPE)",
+            _share(found.mape_held_out),
+            "softmax, convolution, attention, training steps and the like, which no fit uses: "
+            + ", ".join(f"{name} {_share(judged.mape)}" for name, judged in found.held_out.items()),
+        )
     for side, deviation in found.repeatability.items():
         yield (
             f"repeatability, {side}",

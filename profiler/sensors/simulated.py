@@ -80,7 +80,8 @@ class _Counter:
         return shown_uj if self._spec.range_j is None else shown_uj % int(self._spec.range_j * 1e6)
 
     def _see(self, energy_j: float) -> None:
-        self._seen_j += energy_j * self._spec.gain
+        drift = 1 + self._spec.drift_rel_per_h * self._now_s / 3600
+        self._seen_j += energy_j * self._spec.gain * max(0.0, drift)
 
     def _tick_s(self, index: int) -> float:
         return self._phase_s + index * self._spec.update_period_s

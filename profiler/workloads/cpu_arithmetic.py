@@ -27,9 +27,14 @@ CHAINS = 10
 """Independent vectors in flight: latency 4 or 5 cycles times two units, and they fit in 16 registers."""
 
 
+def host_features() -> dict[str, bool]:
+    """What this CPU can, by LLVM's names."""
+    return dict(llvmlite.binding.get_host_cpu_features())
+
+
 def vector_bits() -> int:
     """Width of this CPU's widest floating-point registers."""
-    features = llvmlite.binding.get_host_cpu_features()
+    features = host_features()
     if features.get("avx512f"):
         return 512
     return 256 if features.get("avx") else 128

@@ -10,8 +10,10 @@ import numpy as np
 
 from calibration_data import UsageError
 from profiler.microbenchmark import ELEMENT_BYTES, FMA_PER_LOOP, LAUNCHES_PER_LOOP, Microbenchmark
+from profiler.network_work import ITEMS
 from profiler.workloads import cpu_arithmetic, cpu_kernels
 from profiler.workloads.cpu_data import random_operands
+from profiler.workloads.cpu_network_loops import network_loop
 
 Loop = Callable[[int], object]
 """Does so many loops on one thread's share, and returns a value that depends on all of them."""
@@ -48,19 +50,23 @@ def make_loop(benchmark: Microbenchmark, *, line_bytes: int, seed: int) -> Loop:
             return partial(cpu_arithmetic.intensity_kernel(benchmark.fma_per_element), elements)
         case "idle":
             raise ValueError("idle runs on no thread")
+        case kernel if kernel in ITEMS:
+            share = share_bytes(benchmark, line_bytes)
+            return network_loop(kernel, share, alignment=line_bytes, seed=seed)
         case _:
             return _move(benchmark, line_bytes, seed)
 
 
 def share_bytes(benchmark: Microbenchmark, line_bytes: int) -> int:
-    """Bytes of each thread's share.
+    """Bytes of each thread's share; the whole working set if it is shared.
 
     Raises:
         UsageError: the shares are not equal and whole: in lines; in pairs of lines for ``copy``; in a power
             of two of lines for ``gather`` and ``scatter``.
     """
     size = benchmark.working_set_bytes or 0
-    lines, rest = divmod(size, benchmark.threads * line_bytes)
+    walkers = 1 if benchmark.shared else benchmark.threads
+    lines, rest = divmod(size, walkers * line_bytes)
     whole = rest == 0 and lines > 0
     if benchmark.kernel == "copy":
         whole = whole and lines % 2 == 0

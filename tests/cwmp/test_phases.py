@@ -62,6 +62,18 @@ def test_a_simulated_phase_costs_what_the_device_truly_spends(name: str) -> None
     assert parts.energy_j == pytest.approx(3 * true_net_j(on, WORK), rel=2e-3)
 
 
+def test_a_longer_window_sees_parts_of_unequal_power_alike() -> None:
+    """Parts of about a tick each: whole ticks at the edges of a short window are of one part or another."""
+    on = device()
+    parts = (Work({"flop_fp32": 2e9}), Work({"byte_dram_read": 2e8}), Work({"launch": 2e4}))
+    true_j = sum(true_net_j(on, part) for part in parts)
+    long = seen_by(phase_meter(on, seed=1, window_s=20.0), *parts)
+    short = seen_by(phase_meter(on, seed=1), *parts)
+    assert long.replays > 100 * short.replays
+    assert long.energy_j == pytest.approx(true_j, rel=2e-3)
+    assert long.standard_uncertainty_j < short.standard_uncertainty_j / 10
+
+
 def test_a_real_phase_is_replayed_until_the_sensor_can_see_it() -> None:
     """The same meter as for real sensors, on a device whose code takes virtual time when it is called."""
     on, work = device(), WORK * 100

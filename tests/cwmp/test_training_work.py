@@ -6,7 +6,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from calibration_data import MemoryHierarchy
 from cwmp.local_training import LocalSettings, sgd_step, weights_of
 from cwmp.networks import build_network
-from cwmp.training_work import TrainingWork, level_of, step_work
+from cwmp.prediction.moved_bytes import level_of
+from cwmp.training_work import TrainingWork, step_work
 
 MEMORY = MemoryHierarchy(l1_bytes=32_768, l2_bytes=1_048_576, llc_bytes=33_554_432, line_bytes=64, cores=16)
 HUGE_L1 = MemoryHierarchy(l1_bytes=2**40, l2_bytes=2**41, llc_bytes=None, line_bytes=64, cores=1)
@@ -27,14 +28,21 @@ class Attention(nn.Module):
 @pytest.mark.parametrize("network", [build_network("mlp"), build_network("cnn"), Attention()])
 @pytest.mark.parametrize("batch_size", [1, 32])
 def test_flop_of_a_step_are_those_of_torchs_counter(network: nn.Module, batch_size: int) -> None:
-    ours = step_work(
+    counted = step_work(
         network, features=64, classes=10, batch_size=batch_size, settings=SETTINGS, memory=MEMORY
-    ).work
+    )
     local = {name: value.requires_grad_() for name, value in weights_of(network).items()}
     x, y, batch = torch.zeros(batch_size, 64), torch.zeros(batch_size).long(), torch.arange(batch_size)
     with FlopCounterMode(display=False) as counter:
         sgd_step(network, local, [], x, y, batch, SETTINGS)
-    assert ours["flop_fp32"] == counter.get_total_flops()
+    assert counted.torch_flop == counter.get_total_flops()
+    # torch's counter leaves attention out where it is one operator of a CPU
+    beyond = sum(
+        (item.work["flop_fp32"] - item.torch_flop) * item.calls
+        for item in counted.calls
+        if "attention" in item.operator
+    )
+    assert counted.work["flop_fp32"] == counter.get_total_flops() + beyond
 
 
 def test_bytes_and_launches_of_a_linear_step_by_hand() -> None:
@@ -91,8 +99,8 @@ def test_operations_without_a_formula_are_named() -> None:
     result = step_work(
         build_network("mlp"), features=64, classes=10, batch_size=8, settings=SETTINGS, memory=MEMORY
     )
-    assert "aten::relu" in result.without_flop_formula
-    assert not {"aten::addmm", "aten::mm", "aten::t", "aten::view"} & set(result.without_flop_formula)
+    assert "aten::relu" in result.without_formula
+    assert not {"aten::addmm", "aten::mm", "aten::t", "aten::view"} & set(result.without_formula)
 
 
 def test_larger_layers_move_farther_out() -> None:

@@ -14,7 +14,6 @@ import json
 import math
 import os
 import random
-import resource
 import signal
 import sys
 import traceback
@@ -329,8 +328,14 @@ def main_of_cases(folder: Path, cases: int, seed: int, *, heavy: bool) -> None:
 def _report(case: str, every: list[list[str]]) -> None:
     for arguments in every:
         found = {"case": case, "arguments": arguments, **run(arguments)}
-        peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        print(json.dumps({**found, "peak_mb": math.ceil(peak_kib * 1024 / 1e6)}), flush=True)
+        print(json.dumps({**found, "peak_mb": math.ceil(_peak_bytes() / 1e6)}), flush=True)
+
+
+def _peak_bytes() -> int:
+    """Most memory that this program has used; ``getrusage`` would count its parent's before the exec."""
+    status = Path("/proc/self/status").read_text()
+    peak_kib = next(line for line in status.splitlines() if line.startswith("VmHWM:")).split()[1]
+    return int(peak_kib) * 1024
 
 
 if __name__ == "__main__":

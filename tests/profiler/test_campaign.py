@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 
 import pytest
 
 from calibration_data import MeasurementError, UsageError
 from calibration_data.records import CalibrationRecord
 from calibration_data.store import read_records
-from profiler.campaign import Progress, estimated_seconds, run_campaign
+from profiler.campaign import Progress, run_campaign
 from profiler.devices import open_device
-from profiler.plan import make_plan
+from profiler.plan import PlanName, make_plan
+from profiler.schedule import make_schedule, most_replicates
 from profiler.simulated_device import SimulatedDevice
 from profiler.simulated_spec import Fault, SimulatedDeviceSpec
 
@@ -31,7 +35,7 @@ def test_one_record_per_point_with_every_raw_window(
     assert [record.point for record in records] == [point.point for point in plan.points]
     for record in records:
         assert record.provenance == "simulated"
-        assert len(record.replicates) == plan.protocol.replicates
+        assert plan.protocol.replicates <= len(record.replicates) <= most_replicates(plan, quiet_server)
         assert record.warm_ups
         assert min(window.duration_s for window in record.replicates) >= 0.9 * plan.protocol.window_s
 
@@ -102,7 +106,7 @@ def test_sigkill_at_any_moment_then_resume(tmp_path: Path, rng: random.Random) -
     out = tmp_path / "records.jsonl"
     script = (
         "import sys, time; from pathlib import Path; from profiler.devices import open_device;"
-        "from profiler.plan import make_plan; from profiler.campaign import run_campaign;"
+        "from profiler.plan import PlanName, make_plan; from profiler.campaign import run_campaign;"
         "device = open_device('sim:edge-board'); out = Path(sys.argv[1]); print('started', flush=True);"
         "run_campaign(device, make_plan(device, 'quick'), out, resume=True,"
         " report=lambda progress: time.sleep(0.01))"
@@ -151,7 +155,7 @@ def test_throttled_windows_are_dropped_with_a_note(
     dropped = [window for record in records for window in record.dropped]
     assert dropped
     assert all(window.notes == ("throttled",) for window in dropped)
-    assert all(len(record.replicates) == plan.protocol.replicates for record in records)
+    assert all(len(record.replicates) >= plan.protocol.replicates for record in records)
 
 
 def test_a_device_that_never_cools_down_ends_the_campaign(
@@ -167,4 +171,47 @@ def test_the_estimate_of_time_holds_in_virtual_time(
 ) -> None:
     plan = make_plan(quiet_server, "quick")
     run_campaign(quiet_server, plan, records_path)
-    assert quiet_server.clock.now_s == pytest.approx(estimated_seconds(plan, quiet_server), rel=0.25)
+    schedule = make_schedule(plan, quiet_server)
+    assert quiet_server.clock.now_s == pytest.approx(schedule.expected_s, rel=0.25)
+
+
+def noisy(spec: SimulatedDeviceSpec, noise_rel: float) -> SimulatedDevice:
+    sensor = spec.sensor.model_copy(update={"noise_rel": noise_rel})
+    return SimulatedDevice(spec.model_copy(update={"sensor": sensor}), name="sim:noisy")
+
+
+@pytest.mark.parametrize(("noise_rel", "replicates"), [(0.0, 3), (0.1, 10)])
+def test_windows_repeat_until_their_mean_is_known_or_the_protocol_ends(
+    server_spec: SimulatedDeviceSpec, records_path: Path, noise_rel: float, replicates: int
+) -> None:
+    device = noisy(server_spec, noise_rel)
+    counts = [len(r.replicates) for r in run_campaign(device, make_plan(device, "quick"), records_path)]
+    assert median(counts) == replicates
+
+
+def test_the_longest_time_is_never_exceeded(server_spec: SimulatedDeviceSpec, records_path: Path) -> None:
+    device = noisy(server_spec, 0.3)
+    plan = make_plan(device, "quick")
+    run_campaign(device, plan, records_path)
+    schedule = make_schedule(plan, device)
+    assert schedule.expected_s < device.clock.now_s <= schedule.longest_s
+
+
+@pytest.mark.parametrize(("plan_name", "minutes"), [("quick", 10), ("full", 75)])
+@pytest.mark.parametrize("cores", [1, 4, 24, 192])
+def test_no_plan_takes_longer_than_it_may(
+    server_spec: SimulatedDeviceSpec, plan_name: PlanName, minutes: float, cores: int
+) -> None:
+    """With counters of 1 ms ticks, even if every configuration takes all its replicates."""
+    memory = dataclasses.replace(server_spec.memory, cores=cores)
+    device = SimulatedDevice(server_spec.model_copy(update={"memory": memory}))
+    assert make_schedule(make_plan(device, plan_name), device).longest_s <= 60 * minutes
+
+
+def test_every_stretch_of_a_campaign_has_its_share_of_each_family(quiet_server: SimulatedDevice) -> None:
+    points = make_plan(quiet_server, "full", seed=3).points
+    for family in ("load", "intensity"):
+        places = [place for place, point in enumerate(points) if point.family == family]
+        halves = sum(place < len(points) / 2 for place in places) / len(places)
+        assert 0.4 < halves < 0.6
+        assert max(b - a for a, b in pairwise(places)) < 4 * len(points) / len(places)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from profiler.microbenchmark import FMA_PER_LOOP
 from profiler.workloads import cpu_arithmetic, cpu_kernels
 from profiler.workloads.cpu_data import aligned_empty, random_operands
+from profiler.workloads.generated_code import assembly, loops
 
 FEATURES = llvmlite.binding.get_host_cpu_features()
 X86 = platform.machine() == "x86_64"
@@ -37,30 +38,6 @@ def exact_step(x: Any) -> Any:
     if not FUSED:
         return x * x + addend
     return type(x)(float(Fraction(float(x)) ** 2 + Fraction(float(addend))))
-
-
-def assembly(kernel: Any, itemsize: int = 8) -> str:
-    """Code of the version that was compiled for arrays of such elements."""
-    signature = next(key for key in kernel.signatures if key[0].dtype.bitwidth == 8 * itemsize)
-    return str(kernel.inspect_asm(signature))
-
-
-def blocks(text: str) -> list[str]:
-    """The code between two labels, comments and directives left out."""
-    lines = [line.split("#")[0].rstrip() for line in text.splitlines()]
-    code = "\n".join(line for line in lines if line and not re.match(r"\s+\.", line))
-    return re.split(r"\n(?=\S+:)", code)
-
-
-def loops(text: str, operation: str) -> list[str]:
-    """Innermost loops with an operation: from a label to the jump back to it."""
-    found = []
-    for block in blocks(text):
-        label = re.escape(block.split(":")[0])
-        body = re.match(rf"{label}:(.*?)\bj\w+\s+{label}$", block, re.MULTILINE | re.DOTALL)
-        if body and re.search(operation, body.group(1), re.MULTILINE):
-            found.append(body.group(1))
-    return found
 
 
 # Data
@@ -255,7 +232,7 @@ def test_load_uses_vectors_and_writes_nothing() -> None:
     cpu_kernels.load(words(64), 1)
     if not X86:
         return
-    found = loops(assembly(cpu_kernels.load), rf"\bv?(?:paddq|movdq\w+)\s+\S*\(.*%{ANY_VECTOR}")
+    found = loops(assembly(cpu_kernels.load, 8), rf"\bv?(?:paddq|movdq\w+)\s+\S*\(.*%{ANY_VECTOR}")
     assert found, "no loop with vector loads"
     accumulators = [set(re.findall(rf"paddq\s.*(%{ANY_VECTOR}\d+)$", loop, re.MULTILINE)) for loop in found]
     assert max(map(len, accumulators)) > 1, "one accumulator is bound by latency"
@@ -267,7 +244,7 @@ def test_load_uses_vectors_and_writes_nothing() -> None:
 def test_stores_are_ordinary(name: str) -> None:
     kernel: Any = getattr(cpu_kernels, name)
     kernel(*([words(64)] if name == "store" else [words(64), words(64)]), 1)
-    text = assembly(kernel)
+    text = assembly(kernel, 8)
     assert not re.search(r"\bmem(?:set|cpy|move)\b", text)
     if X86:
         assert not re.search(r"\brep[a-z]*\s+(?:stos|movs)", text)

@@ -72,7 +72,7 @@ def test_working_sets_live_beyond_doubt_in_their_level(name: str, plan_name: Pla
             continue
         assert point.working_set_bytes is not None
         assert point.level is not None
-        share = point.working_set_bytes / point.threads
+        share = point.working_set_bytes / (1 if point.shared else point.threads)
         if point.level == "dram":
             assert point.working_set_bytes >= 4 * memory.last_cache_bytes
             continue
@@ -82,6 +82,16 @@ def test_working_sets_live_beyond_doubt_in_their_level(name: str, plan_name: Pla
         if point.level != "l1":
             before = memory.levels[memory.levels.index(point.level) - 1]
             assert share >= 2 * capacity[before]
+
+
+@pytest.mark.parametrize("plan_name", ["quick", "full"])
+def test_every_level_is_read_by_all_cores(plan_name: PlanName) -> None:
+    """Rates with all cores are what durations are predicted from."""
+    for name in shipped_names():
+        device = open_device(f"sim:{name}")
+        loads = [point for point in make_plan(device, plan_name).points if point.kernel == "load"]
+        all_cores = {point.level for point in loads if point.threads == device.memory.cores}
+        assert all_cores == set(device.memory.levels)
 
 
 def test_random_walks_have_a_power_of_two_of_lines_for_each_thread() -> None:
@@ -115,6 +125,8 @@ def test_counts_of_kernels_against_hand_counts() -> None:
 
     cached = {"byte_l1": 6400, "byte_l2": 6400, "byte_llc": 6400}
     assert counts("load") == {**cached, "byte_dram_read": 6400}
+    shared = {name: 4 * amount for name, amount in counts("load").items()}
+    assert counts("load", threads=4, shared=True) == shared
     twice = {"byte_l1": 6400, "byte_l2": 12800, "byte_llc": 12800}
     assert counts("store") == {**twice, "byte_dram_read": 6400, "byte_dram_write": 6400}
     gather = counts("gather")

@@ -176,6 +176,19 @@ def test_work_without_a_true_cost_is_refused_by_name(quiet_server: SimulatedDevi
         quiet_server.execute(Work({"flop_int8": 1.0}))
 
 
+def test_a_device_accounts_by_its_truth_what_its_counters_show(server_spec: SimulatedDeviceSpec) -> None:
+    sensor = server_spec.sensor.model_copy(update={"noise_rel": 0.0})
+    device = SimulatedDevice(server_spec.model_copy(update={"sensor": sensor}))
+    work = Work({"flop_fp32": 1e12, "byte_l1": 3e12, "byte_dram_read": 2e11, "launch": 1e6})
+    with EnergyMeter(device.sensors, clock=device.clock) as meter, meter.window("work") as window:
+        device.execute(work)
+    assert device.true_energy_j(work) == pytest.approx(window.reading.total_j, rel=1e-3)
+    assert device.true_energy_j(work * 2) == pytest.approx(2 * device.true_energy_j(work))
+    assert device.true_energy_j(Work()) == 0
+    with pytest.raises(UsageError, match="flop_int8"):
+        device.true_energy_j(Work({"flop_int8": 1.0}))
+
+
 @pytest.mark.parametrize("name", shipped_names())
 def test_shipped_devices_load(name: str) -> None:
     assert load_spec(name).name == name

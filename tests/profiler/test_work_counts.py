@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import product
 
 import pytest
+from fakes.lru_cache import Cache
 
 from calibration_data import MemoryHierarchy, Work
 from profiler.microbenchmark import FMA_PER_LOOP, LAUNCHES_PER_LOOP, KernelName, Microbenchmark, work_per_loop
@@ -19,30 +19,6 @@ NAMES = {1: "byte_l2", 2: "byte_llc"}
 
 Access = tuple[int, bool]
 """Address of an 8-byte element, and whether it is written."""
-
-
-class Cache:
-    """Write-back, write-allocate, least recently used; counts the bytes that come in and go out below."""
-
-    def __init__(self, lines: int, below: Cache | None) -> None:
-        self.capacity, self.below = lines, below
-        self.dirty: OrderedDict[int, bool] = OrderedDict()
-        self.read_bytes = self.written_bytes = 0
-
-    def access(self, line: int, *, write: bool) -> None:
-        if line not in self.dirty:
-            self.read_bytes += LINE
-            if self.below:
-                self.below.access(line, write=False)
-            if len(self.dirty) == self.capacity:
-                victim, was_dirty = self.dirty.popitem(last=False)
-                if was_dirty:
-                    self.written_bytes += LINE
-                    if self.below:
-                        self.below.access(victim, write=True)
-            self.dirty[line] = False
-        self.dirty[line] = self.dirty[line] or write
-        self.dirty.move_to_end(line)
 
 
 def one_loop(kernel: KernelName, lines: int) -> Iterator[Access]:
