@@ -1,5 +1,6 @@
 """Choosing the gradient coordinates that an energy budget is spent on."""
 
+from cwmp.selection.blocks import select_blocks
 from cwmp.selection.result import Certificate, Selection, TensorMask
 from cwmp.selection.rules import RULES, SCORED_RULES, Rule, ScoredRule
 from cwmp.selection.selector import NonFinite, absolute_norms, retained_at, select
@@ -16,4 +17,5 @@ __all__ = [
     "absolute_norms",
     "retained_at",
     "select",
+    "select_blocks",
 ]
