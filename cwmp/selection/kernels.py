@@ -44,7 +44,7 @@ Reals = NDArray[np.float64]
 
 
 @compiled
-def random_score(seed: int, index: int) -> float:
+def random_score(seed: int, index: int) -> Any:
     """A number in (0, 1] that depends on a seed and an index only: SplitMix64 (Steele et al., OOPSLA'14)."""
     x = np.uint64(seed) + np.uint64(index + 1) * np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -54,7 +54,7 @@ def random_score(seed: int, index: int) -> float:
 
 
 @compiled
-def score_of(kind: int, magnitude: float, price: float, seed: int, index: int) -> float:
+def score_of(kind: int, magnitude: float, price: float, seed: int, index: int) -> Any:
     """What a coordinate is ranked by, in float64."""
     if kind == SQUARE_PER_JOULE:
         return magnitude * magnitude / price
@@ -66,7 +66,7 @@ def score_of(kind: int, magnitude: float, price: float, seed: int, index: int) -
 
 
 @compiled
-def limit_magnitude(kind: int, score: float, price: float) -> float:
+def limit_magnitude(kind: int, score: float, price: float) -> Any:
     """The magnitude that has a score, up to rounding."""
     if kind == SQUARE_PER_JOULE:
         return np.sqrt(score) * np.sqrt(price)
@@ -76,14 +76,14 @@ def limit_magnitude(kind: int, score: float, price: float) -> float:
 
 
 @compiled
-def _surely_above(kind: int, most: float, price: float) -> float:
+def _surely_above(kind: int, most: float, price: float) -> Any:
     """A magnitude beyond which every score is above ``most``."""
     limit = limit_magnitude(kind, max(most, SMALLEST_SOUND), price)
     return max(limit * (1 + MARGIN), np.sqrt(SMALLEST_SOUND))
 
 
 @compiled
-def _surely_below(kind: int, least: float, price: float) -> float:
+def _surely_below(kind: int, least: float, price: float) -> Any:
     """A magnitude up to which every score is below ``least``; 0 where only zero is."""
     if least < SMALLEST_SOUND:
         return 0.0
