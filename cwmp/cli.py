@@ -166,6 +166,9 @@ def train(
     budget_fraction: Annotated[
         float | None, typer.Option(help="The same as fixed joules + this part of the others.")
     ] = None,
+    confidence: Annotated[
+        float | None, typer.Option(help="Probability that the true joules stay within the budget.")
+    ] = None,
     boundary: Annotated[BoundaryName | None, typer.Option(help="What the budget covers.")] = None,
     link: Annotated[str | None, typer.Option(help="What sends, for update+uplink.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Federated rounds.")] = None,
@@ -187,6 +190,7 @@ def train(
         "selector": selector,
         "budget_j": budget_j,
         "budget_fraction": budget_fraction,
+        "confidence": confidence,
         "boundary": boundary,
         "link": link,
         "rounds": rounds,

@@ -23,7 +23,6 @@ from calibration_data import InvalidFileError, UsageError, __version__
 from calibration_data.files import read_model, write_whole
 from cost_models import CostModel, save_cost_model
 from cwmp.budget import EnergyLedger
-from cwmp.selection.budgeted import RoundBudget
 from cwmp.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from cwmp.config import TrainingConfig
 from cwmp.cost_document import costs_document, save_costs
@@ -53,6 +52,7 @@ from cwmp.run_record import (
     RunReport,
     summed_energy,
 )
+from cwmp.selection.budgeted import RoundBudget
 from profiler.device import Device
 
 TAIL_FRACTION = 0.2

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cwmp.selection.compiled import compiled
-from cwmp.selection.formats import decoded, without_sign
+from cwmp.selection.formats import decode, position_of, readable, without_sign
 from cwmp.selection.kernels import random_score, score_of
 from cwmp.selection.lanes import as_real
 from cwmp.selection.limits import Limits
@@ -75,6 +75,7 @@ def _read_lines(
     wide: Any,
 ) -> int:
     """Scores and costs of one line in each stratum of a tensor; the number of coordinates read."""
+    source = readable(bits, wide)
     read = 0
     for line in range(lines):
         begin = line * bits.size // lines
@@ -84,7 +85,8 @@ def _read_lines(
         if free > LINE:
             start -= start % LINE if start - start % LINE >= begin else 0
         stop = start + min(width, LINE)
-        source, position = decoded(bits, start, stop, wide)
+        decode(bits, start, stop, wide)
+        position = position_of(bits, start)
         for index in range(LINE):
             scores[line, index] = -1.0
             joules[line, index] = 0.0

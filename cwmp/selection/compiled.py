@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 import numba
+from numba.core import config
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -31,8 +32,10 @@ def compiled(function: F) -> F:
         _FOLDER.mkdir(parents=True, exist_ok=True)
     except OSError:  # an installation that cannot be written: compiled in every process
         return cast(F, numba.njit(nogil=True)(function))
-    others, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(_FOLDER)
+    settings = vars(config)
+    others = settings["CACHE_DIR"]
+    settings["CACHE_DIR"] = str(_FOLDER)
     try:
         return cast(F, numba.njit(nogil=True, cache=True)(function))
     finally:
-        numba.config.CACHE_DIR = others
+        settings["CACHE_DIR"] = others

@@ -17,15 +17,25 @@ from numba.extending import overload
 from cwmp.selection.lanes import as_bits
 
 
-def decoded(bits: Any, start: int, stop: int, wide: Any) -> Any:
-    """``(bits, position)`` where the magnitudes of ``bits[start:stop]`` can be read as float32 or float64.
+def decode(bits: Any, start: int, stop: int, wide: Any) -> None:
+    """Write magnitudes of ``bits[start:stop]`` to ``wide`` as float32, if they have only two bytes.
 
     Args:
         bits: elements of a gradient as integers.
         start: first coordinate.
         stop: past the last one.
-        wide: int32, room for them; written for the formats of two bytes.
+        wide: int32, room for them.
     """
+    raise NotImplementedError("only inside kernels")
+
+
+def readable(bits: Any, wide: Any) -> Any:
+    """Where decoded magnitudes are: ``bits`` itself, or ``wide``."""
+    raise NotImplementedError("only inside kernels")
+
+
+def position_of(bits: Any, start: int) -> int:
+    """Where the magnitude of coordinate ``start`` is there, after ``decode``."""
     raise NotImplementedError("only inside kernels")
 
 
@@ -39,14 +49,13 @@ def bits_like(sums: Any, value: float) -> Any:
     raise NotImplementedError("only inside kernels")
 
 
-@overload(decoded, inline="never")
-def _decoded(bits: Any, start: Any, stop: Any, wide: Any) -> Any:
+@overload(decode)
+def _decode(bits: Any, start: Any, stop: Any, wide: Any) -> Any:
     def bfloat16(bits: Any, start: Any, stop: Any, wide: Any) -> Any:
         # Slices have no negative indices to think of, so that the compiler can use lanes.
         source, target = bits[start:stop], wide[: stop - start]
         for index in range(source.size):
             target[index] = np.int32(source[index] & 0x7FFF) << 16
-        return wide, 0
 
     def float16(bits: Any, start: Any, stop: Any, wide: Any) -> Any:
         source, target = bits[start:stop], wide[: stop - start]
@@ -56,14 +65,35 @@ def _decoded(bits: Any, start: Any, stop: Any, wide: Any) -> Any:
             normal = (half << 13) + np.int32(112 << 23)
             beyond = (half << 13) | np.int32(0x7F800000)
             target[index] = beyond if half >= 0x7C00 else (normal if half >= 0x0400 else subnormal)
-        return wide, 0
 
     def as_it_is(bits: Any, start: Any, stop: Any, wide: Any) -> Any:
-        return bits, start
+        pass
 
     if bits.dtype == types.int16:
         return bfloat16
     return float16 if bits.dtype == types.uint16 else as_it_is
+
+
+@overload(readable)
+def _readable(bits: Any, wide: Any) -> Any:
+    def itself(bits: Any, wide: Any) -> Any:
+        return bits
+
+    def decoded(bits: Any, wide: Any) -> Any:
+        return wide
+
+    return decoded if bits.dtype.bitwidth == 16 else itself
+
+
+@overload(position_of)
+def _position_of(bits: Any, start: Any) -> Any:
+    def itself(bits: Any, start: Any) -> Any:
+        return start
+
+    def decoded(bits: Any, start: Any) -> Any:
+        return 0
+
+    return decoded if bits.dtype.bitwidth == 16 else itself
 
 
 @overload(without_sign)

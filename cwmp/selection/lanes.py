@@ -35,8 +35,20 @@ def _splat(builder: ir.IRBuilder, scalar: Any, lanes: int) -> Any:
 
 
 def _joined(builder: ir.IRBuilder, parts: list[Any]) -> Any:
-    """Comparisons of neighbouring vectors as the bits of one word, the first in the lowest bit."""
+    """Comparisons of neighbouring vectors as the bits of one word, the first in the lowest bit.
+
+    Compilers pack eight lanes well as one long vector, four lanes only one by one.
+    """
     word, lanes = ir.IntType(WORD), parts[0].type.count
+    if lanes >= 8:
+        while len(parts) > 1:
+            count = 2 * parts[0].type.count
+            order = ir.Constant(_vector(_INDEX, count), list(range(count)))
+            parts = [
+                builder.shuffle_vector(left, right, order)
+                for left, right in zip(parts[::2], parts[1::2], strict=True)
+            ]
+        return builder.bitcast(parts[0], word)
     joined: Any = ir.Constant(word, 0)
     for number, part in enumerate(parts):
         bits = builder.zext(builder.bitcast(part, ir.IntType(lanes)), word)

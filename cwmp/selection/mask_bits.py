@@ -55,9 +55,9 @@ def expanded(words: Words, shape: torch.Size) -> Tensor:
     return torch.from_numpy(flat.view(np.bool_)).reshape(shape)
 
 
-def packed(mask: Tensor) -> Words:
-    """A mask of booleans as words."""
-    bits = np.packbits(mask.detach().cpu().contiguous().reshape(-1).numpy(), bitorder="little")
-    words = np.zeros(-(-mask.numel() // WORD), dtype=np.uint64)
+def packed_bits(mask: NDArray[np.bool_]) -> Words:
+    """A mask of booleans, shape (numel,), as words."""
+    bits = np.packbits(mask, bitorder="little")
+    words = np.zeros(-(-mask.size // WORD), dtype=np.uint64)
     words.view(np.uint8)[: bits.size] = bits
     return words

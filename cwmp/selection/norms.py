@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cwmp.selection.compiled import compiled
-from cwmp.selection.formats import decoded, without_sign
+from cwmp.selection.formats import decode, position_of, readable, without_sign
 from cwmp.selection.kernels import CHUNK
 from cwmp.selection.lanes import WORD, as_real
 from cwmp.selection.mask_bits import Words
@@ -18,10 +18,12 @@ from cwmp.selection.update import Part
 
 @compiled
 def _magnitude_sums(bits: Any, largest: float, words: Words, wide: Any) -> tuple[float, float]:
+    source = readable(bits, wide)
     total, kept = 0.0, 0.0
     for start in range(0, bits.size, CHUNK):
         length = min(CHUNK, bits.size - start)
-        source, position = decoded(bits, start, start + length, wide)
+        decode(bits, start, start + length, wide)
+        position = position_of(bits, start)
         part, part_kept = 0.0, 0.0
         for index in range(length):
             magnitude = np.float64(as_real(without_sign(source[position + index])))

@@ -76,7 +76,7 @@ class Selection:
         spent_j: summed cost of the kept coordinates, in joules.
         kept: number of kept coordinates.
         coordinates: number of all coordinates.
-        retained_squared_norm: Σ g² over the kept coordinates; of updates that are not small within 1e-6, for
+        retained_squared_norm: Σ g² over the kept coordinates; of updates that are not small within 1e-5, for
             squares are summed in the precision of the gradient first.
         total_squared_norm: Σ g² over all, equally.
         threshold: λ, the score of the first ranked coordinate that was left out, 0 if none was: every kept

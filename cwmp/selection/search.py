@@ -18,13 +18,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cwmp.selection.bracket import Bracket, bracket, sample
 from cwmp.selection.limits import Limits
-from cwmp.selection.mask_bits import set_bits
-from cwmp.selection.prefix import affordable
-from cwmp.selection.scan import Pass, Scanner
+from cwmp.selection.listed import Kept, Listed, keep_affordable
+from cwmp.selection.scan import Pass, Piece, PieceScan, Scanner
 
 SMALL = 1 << 15
 """Updates up to this size are listed whole."""
@@ -103,9 +101,9 @@ def find_prefix(
 
 
 def _proposed(scanner: Scanner, limits: Limits, known: Bracket, samples: int, draw: int) -> Bracket:
-    size = min(max(1 << 14, scanner.numel // 256), 1 << 18) << samples
+    size = min(max(1 << 14, scanner.numel // 256), 1 << 17) << samples
     lines = sample(scanner.parts, kind=scanner.kind, seed=scanner.seed, draw=draw, size=size)
-    return bracket(lines, limits, known, 4.0 + 2.0 * samples)
+    return bracket(lines, limits, known, 3.0 + 2.0 * samples)
 
 
 def _inside(tried: Bracket, known: Bracket) -> Bracket:
@@ -121,64 +119,49 @@ def _middle(known: Bracket) -> float:
 
 def _resolved(scanner: Scanner, limits: Limits, result: Pass, passes: int) -> Found:
     """Keep what is affordable of a list."""
-    scores = np.concatenate([scan.scores for scan in result.scans])
-    costs = np.concatenate(
-        [
-            scanner.parts[piece.part].prices_at(scan.found)
-            for piece, scan in zip(scanner.pieces, result.scans, strict=True)
-        ]
-    )
-    prefix = affordable(scores, costs, result.kept_units, result.kept, limits)
-    ends = np.cumsum([scan.found.size for scan in result.scans])[:-1]
-    kept_of = np.split(prefix.keep, ends)
-    return _found(scanner, result, kept_of, prefix.units, prefix.threshold, passes)
+    lists = [_listed(scanner, piece, scan) for piece, scan in zip(scanner.pieces, result.scans, strict=True)]
+    kept = keep_affordable(lists, result.kept_units, result.kept, limits)
+    return _found(scanner, result, kept, passes)
 
 
 def _ties_resolved(scanner: Scanner, limits: Limits, result: Pass, score: float, passes: int) -> Found:
     """Keep what is affordable of many coordinates with one score, in the order of their index."""
     units, count = result.kept_units, result.kept
     threshold: float | None = None
-    kept_of = []
-    scans = list(result.scans)
-    for number, piece in enumerate(scanner.pieces):
-        if threshold is None and scans[number].inside:
-            scans[number] = scanner.scan_piece(piece, score, score)
-            found = scans[number].found
-            costs = scanner.parts[piece.part].prices_at(found)
-            prefix = affordable(scans[number].scores, costs, units, count, limits)
-            kept_of.append(prefix.keep)
-            units, threshold = prefix.units, prefix.threshold
-            count += int(prefix.keep.sum())
-            set_bits(scanner.words[piece.part], found[prefix.keep])
-        else:
-            kept_of.append(np.zeros(0, dtype=np.bool_))
-    return _found(scanner, Pass(scans=tuple(scans)), kept_of, units, threshold, passes + 1)
+    counts, squared = [], []
+    for piece, scan in zip(scanner.pieces, result.scans, strict=True):
+        counts.append(0)
+        squared.append(0.0)
+        if threshold is None and scan.inside:
+            again = scanner.scan_piece(piece, score, score)
+            kept = keep_affordable([_listed(scanner, piece, again)], units, count, limits)
+            units, threshold = kept.units, kept.threshold
+            counts[-1], squared[-1] = kept.counts[0], kept.squared[0]
+            count += kept.counts[0]
+    together = Kept(units=units, counts=tuple(counts), squared=tuple(squared), threshold=threshold)
+    return _found(scanner, result, together, passes + 1)
 
 
-def _found(
-    scanner: Scanner,
-    result: Pass,
-    kept_of: list[NDArray[np.bool_]],
-    units: int,
-    threshold: float | None,
-    passes: int,
-) -> Found:
+def _listed(scanner: Scanner, piece: Piece, scan: PieceScan) -> Listed:
+    return Listed(
+        part=scanner.parts[piece.part],
+        words=scanner.words[piece.part],
+        found=scan.found,
+        scores=scan.scores,
+    )
+
+
+def _found(scanner: Scanner, result: Pass, lists: Kept, passes: int) -> Found:
     kept, wrong = [0] * len(scanner.parts), [0] * len(scanner.parts)
-    squares, totals = [], []
-    for piece, scan, keep in zip(scanner.pieces, result.scans, kept_of, strict=True):
-        chosen = scan.found[: keep.size][keep]
-        part = scanner.parts[piece.part]
-        set_bits(scanner.words[piece.part], chosen)
-        kept[piece.part] += scan.kept + chosen.size
+    for piece, scan, count in zip(scanner.pieces, result.scans, lists.counts, strict=True):
+        kept[piece.part] += scan.kept + count
         wrong[piece.part] += scan.wrong
-        squares += [scan.kept_squared, float(np.square(part.magnitudes_at(chosen)).sum())]
-        totals.append(scan.squared)
     return Found(
-        units=units,
+        units=lists.units,
         kept=tuple(kept),
-        squared=math.fsum(squares),
-        total_squared=math.fsum(totals),
+        squared=math.fsum([scan.kept_squared for scan in result.scans] + list(lists.squared)),
+        total_squared=math.fsum(scan.squared for scan in result.scans),
         wrong=tuple(wrong),
-        threshold=threshold,
+        threshold=lists.threshold,
         passes=passes,
     )

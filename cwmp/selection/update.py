@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,7 @@ class Part:
         """Magnitude beyond which a gradient is infinite or cannot be squared."""
         return LARGEST_SQUARABLE if self.precision is np.float64 else float(np.finfo(np.float32).max)
 
-    @property
+    @cached_property
     def price_units(self) -> int | None:
         """Its one price, exactly; None if there are several."""
         return to_units(float(self.prices[0])) if self.prices.size == 1 else None
