@@ -3,7 +3,7 @@
     python benchmarks/predicted_gain.py [--images DIR] [--rounds N]
 
 A network is trained in rounds; histograms of a round's update predict what each rule keeps of it, and of the
-next round's. Digits come with scikit-learn; CIFAR-10 is read from class folders of images (DIR/train/<class>/*)
+next round's. Digits come with scikit-learn; CIFAR-10 is read from class folders (DIR/train/<class>/*)
 where a folder is given. The table shows relative errors over rounds.
 """
 

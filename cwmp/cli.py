@@ -182,6 +182,7 @@ def train(
 ) -> None:
     """Federated training under an energy budget, its joules predicted and measured (or simulated)."""
     from cost_models import load_cost_model
+    from cwmp.predicted_gain import verdict
     from cwmp.train_command import train as run_training
 
     console = Console(stderr=True, highlight=False)
@@ -207,6 +208,7 @@ def train(
             out,
             device=measured_by,
             resume=resume,
+            on_start=lambda var_ln_c, gain: _line(console, verdict(var_ln_c, [gain])),
             on_round=lambda done: advance(
                 done.round, training.rounds, f"round {done.round}: {done.test_accuracy:.1%} right"
             ),

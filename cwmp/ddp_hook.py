@@ -45,7 +45,7 @@ class SparseExchange:
     def arrive(self, bucket: GradBucket) -> torch.futures.Future[Tensor]:
         """Take in a bucket; with the last one, exchange, and fulfil what all of them wait for."""
         buffer = bucket.buffer()
-        devices = [buffer.device] if buffer.is_cuda else None
+        devices: list[int | str | torch.device] | None = [buffer.device] if buffer.is_cuda else None
         future: torch.futures.Future[Tensor] = torch.futures.Future(devices=devices)
         self._waiting.append((buffer, future))
         for parameter, gradient in zip(bucket.parameters(), bucket.gradients(), strict=True):
