@@ -27,6 +27,8 @@ PIECE = 1 << 20
 ROOM = 1 << 18
 """Coordinates of a piece that are listed at most, far more than a good bracket holds. An array of that size
 is small enough for ordinary pages: clearing huge ones would take longer than selecting from a million."""
+LEAST_ROOM = 1 << 16
+"""With less room left, an array counts as full."""
 
 T = TypeVar("T")
 
@@ -147,7 +149,8 @@ class Scanner:
         integers = np.int64 if part.precision is np.float64 else np.int32
         lanes = SUM_LANES if part.precision is np.float64 else 2 * SUM_LANES
         bins = new_bins() if part.prices.size > 1 else _NO_BINS
-        found = own.found[:room]
+        free = slice(own.used, own.used + room)
+        found, scores, magnitudes = own.found[free], own.scores[free], own.magnitudes[free]
         kept, inside, wrong, squared, kept_squared = scan_piece(
             part.bits,
             piece.begin,
@@ -163,14 +166,15 @@ class Scanner:
             self.words[piece.part],
             bins,
             found,
-            own.scores,
-            own.magnitudes,
+            scores,
+            magnitudes,
             np.empty(lanes, dtype=part.precision),
             np.empty(WORD, dtype=integers),
             own.wide,
         )
         price_units = part.price_units
         listed = min(inside, found.size)
+        own.used += listed
         return PieceScan(
             kept=kept,
             kept_units=bins_to_units(bins) if price_units is None else kept * price_units,
@@ -178,9 +182,9 @@ class Scanner:
             wrong=wrong,
             squared=squared,
             kept_squared=kept_squared,
-            found=own.found[:listed].copy(),
-            scores=own.scores[:listed].copy(),
-            magnitudes=own.magnitudes[:listed].copy(),
+            found=found[:listed],
+            scores=scores[:listed],
+            magnitudes=magnitudes[:listed],
         )
 
     def _in_threads(self, work: Callable[[Piece], T], pieces: Sequence[Piece]) -> Iterator[T]:
@@ -192,16 +196,20 @@ class Scanner:
             yield from pool.map(work, pieces)
 
     def _workspace(self, room: int) -> Any:
-        """Arrays of the calling thread; pages that are never written take no memory."""
-        if not hasattr(self._own, "wide"):
-            self._own.wide = np.empty(CHUNK, dtype=np.int32)
-            self._own.found = np.empty(0, dtype=np.int64)
-            self._own.scores = self._own.magnitudes = np.empty(0, dtype=np.float64)
-        if self._own.found.size < room:
-            self._own.found = np.empty(room, dtype=np.int64)
-            self._own.scores = np.empty(room, dtype=np.float64)
-            self._own.magnitudes = np.empty(room, dtype=np.float64)
-        return self._own
+        """Arrays of the calling thread, with room after what is used; untouched pages take no memory.
+
+        Lists are views of them, so a full array is left to its lists.
+        """
+        own = self._own
+        if not hasattr(own, "wide"):
+            own.wide = np.empty(CHUNK, dtype=np.int32)
+            own.found, own.used = np.empty(0, dtype=np.int64), 0
+            own.scores = own.magnitudes = np.empty(0, dtype=np.float64)
+        if own.found.size - own.used < min(room, LEAST_ROOM) or own.found.size < room:
+            size = max(room, ROOM)
+            own.found, own.used = np.empty(size, dtype=np.int64), 0
+            own.scores, own.magnitudes = np.empty(size), np.empty(size)
+        return own
 
 
 _NO_BINS = new_bins()
