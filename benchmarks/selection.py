@@ -3,8 +3,8 @@
     python benchmarks/selection.py [--sizes 1e5 1e6 1e7 1e8] [--shares 0.001 0.01 0.1] [--threads 1 2]
                                    [--figure selection.png] [--cases 10000] [--blocks]
 
-Times are multiples of one read of the gradient (``torch.sum`` of every tensor, with the same threads), medians
-of ratios within one run, the methods taking turns. ``topk`` is ``torch.topk`` of |g| with the same count;
+Times are multiples of one read of the gradient (``torch.sum`` of every tensor, with the same threads),
+medians of ratios within one run, methods taking turns. ``topk`` is ``torch.topk`` of |g| with the same count;
 ``sort`` is the greedy choice by sorting g²/c. Extra memory is what the process grows by at its peak while
 selecting, per coordinate, the mask included. ``--cases`` compares the set with that of sorting on random and
 pathological updates, and the gap with the best of all subsets on small ones.
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-import resource
 import statistics
 import subprocess
 import sys
@@ -59,6 +58,12 @@ def greedy_by_sorting(gradients: dict[str, Tensor], costs: dict[str, float], bud
     return order[: int(torch.searchsorted(cost[order].cumsum(0), budget_j, right=True))]
 
 
+def topk_seconds(gradients: dict[str, Tensor], count: int, repeats: int) -> float:
+    """``torch.topk`` alone: |g| in one tensor is there already."""
+    flat = torch.cat([part.abs() for part in gradients.values()])
+    return statistics.median(seconds(lambda: flat.topk(count)) for _ in range(repeats))
+
+
 def measured(size: int, share: float, threads: int, repeats: int) -> dict[str, float]:
     torch.set_num_threads(threads)
     gradients, costs = drawn_update(size)
@@ -71,7 +76,7 @@ def measured(size: int, share: float, threads: int, repeats: int) -> dict[str, f
     methods: dict[str, Callable[[], object]] = {
         "cold": selected,
         "warm": lambda: selected(first.threshold),
-        "cold, indices and values": lambda: selected().sparse(gradients),
+        "with indices": lambda: selected().sparse(gradients),
     }
     ratios: dict[str, list[float]] = {name: [] for name in methods}
     reads = []
@@ -83,10 +88,7 @@ def measured(size: int, share: float, threads: int, repeats: int) -> dict[str, f
     read_s = statistics.median(reads)
     figures = {name: statistics.median(values) for name, values in ratios.items()}
     slow = SLOW_REPEATS if size > 10**6 else 5
-    flat = torch.cat([part.abs() for part in gradients.values()])
-    topk_s = statistics.median(seconds(lambda: flat.topk(first.kept)) for _ in range(slow))
-    figures["topk"] = topk_s / read_s
-    del flat
+    figures["topk"] = topk_seconds(gradients, first.kept, slow) / read_s
     if size <= LARGEST_SORT:
         sort_s = statistics.median(
             seconds(lambda: greedy_by_sorting(gradients, costs, budget_j)) for _ in range(slow)
@@ -113,10 +115,16 @@ def print_extra_bytes(size: int, share: float, threads: int) -> None:
     select(small, costs, 1000.0, rule="cwmp")  # compiles
     gradients, costs = drawn_update(size)
     budget_j = share * sum(costs[name] * part.numel() for name, part in gradients.items())
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = peak_bytes()
     selection = select(gradients, costs, budget_j, rule="cwmp")
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    sys.stdout.write(f"{grown * 1024 / selection.coordinates}\n")
+    sys.stdout.write(f"{(peak_bytes() - before) / selection.coordinates}\n")
+
+
+def peak_bytes() -> int:
+    """Largest resident size of this process so far, as Linux tells it."""
+    line = next(part for part in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in part)
+    return int(line.split()[1]) * 1024
 
 
 def pathological_update(rng: np.random.Generator) -> tuple[dict[str, Tensor], dict[str, float | Tensor]]:
@@ -240,7 +248,7 @@ def draw_figure(rows: list[tuple[int, float, int, dict[str, float]]], path: Path
     cases = sorted({(share, threads) for _, share, threads, _ in rows})
     share, threads = cases[len(cases) // 2]
     chosen = [(size, figures) for size, of, on, figures in rows if (of, on) == (share, threads)]
-    for name in ("topk", "sort", "cold, indices and values", "cold", "warm"):
+    for name in ("topk", "sort", "with indices", "cold", "warm"):
         points = [(size, figures[name]) for size, figures in chosen if name in figures]
         if points:
             axes.plot(*zip(*points, strict=True), marker="o", label=name)
@@ -265,14 +273,14 @@ def main() -> None:
     if options.memory:
         print_extra_bytes(int(options.memory[0]), float(options.memory[1]), int(options.memory[2]))
         return
-    console = Console()
+    console = Console(width=140)
     if options.cases:
         compared_with_sorting(options.cases, console)
         compared_with_all_subsets(options.cases // 10, console)
     if options.blocks:
         compared_blocks(console)
-    columns = ("kept", "read ms", "cold", "warm", "cold, indices and values", "topk", "sort", "topk / cold")
-    table = Table("coordinates", "budget", "threads", *columns, "gap", "bytes/coordinate")
+    columns = ("kept", "read ms", "cold", "warm", "with indices", "topk", "sort", "topk / cold")
+    table = Table("n", "budget", "threads", *columns, "gap", "bytes/n")
     rows = []
     for size, share, threads in itertools.product(map(int, options.sizes), options.shares, options.threads):
         figures = measured(size, share, threads, options.repeats)

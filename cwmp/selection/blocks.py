@@ -142,7 +142,7 @@ def select_blocks(
         certificate=Certificate(
             measure="squared norm", bound=max(bound, choice.retained), achieved=choice.retained
         ),
-        passes=0,
+        passes=None,
         warnings=() if any(choice.kept) else ("Nothing is affordable or not zero; nothing is kept.",),
     )
 

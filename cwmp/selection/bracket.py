@@ -19,15 +19,17 @@ from numpy.typing import NDArray
 from cwmp.selection.compiled import compiled
 from cwmp.selection.formats import decode, position_of, readable, without_sign
 from cwmp.selection.kernels import random_score, score_of
-from cwmp.selection.lanes import as_real
+from cwmp.selection.lanes import as_bits, as_real, prefetch
 from cwmp.selection.limits import Limits
-from cwmp.selection.prefix import score_bins
+from cwmp.selection.prefix import BEYOND
 from cwmp.selection.update import Part
 
 LINE = 16
 BINS = 4096
 LEAST_LINES = 4
 """Lines that are read of each tensor at least."""
+AHEAD = 16
+"""Lines that are asked for ahead of being read."""
 FEW_LINES = 16
 """With fewer lines above λ the estimate says nothing about the upper end."""
 
@@ -60,6 +62,17 @@ class Sample:
 
 
 @compiled
+def _line(line: int, lines: int, numel: int, draw: int, offset: int) -> tuple[int, int]:
+    """A random line in a stratum; where it fits, a whole cache line of the tensor."""
+    begin = line * numel // lines
+    width = (line + 1) * numel // lines - begin
+    start = begin + int(random_score(draw, offset + line) * max(width - LINE, 0))
+    if width > 2 * LINE:
+        start = max(start - start % LINE, begin)
+    return start, start + min(width, LINE)
+
+
+@compiled
 def _read_lines(
     bits: Any,
     lines: int,
@@ -78,13 +91,8 @@ def _read_lines(
     source = readable(bits, wide)
     read = 0
     for line in range(lines):
-        begin = line * bits.size // lines
-        width = (line + 1) * bits.size // lines - begin
-        free = max(width - LINE, 0)
-        start = begin + int(random_score(draw, offset + line) * free)
-        if free > LINE:
-            start -= start % LINE if start - start % LINE >= begin else 0
-        stop = start + min(width, LINE)
+        prefetch(bits, _line(min(line + AHEAD, lines - 1), lines, bits.size, draw, offset)[0])
+        start, stop = _line(line, lines, bits.size, draw, offset)
         decode(bits, start, stop, wide)
         position = position_of(bits, start)
         for index in range(LINE):
@@ -163,34 +171,76 @@ def bracket(sampled: Sample, limits: Limits, known: Bracket, deviations: float) 
     )
 
 
+@compiled
+def _key_range(scores: Reals, least: int, most: int) -> tuple[int, int]:
+    """Lowest and highest key inside a bracket; the lowest above the highest if there is none."""
+    lowest, highest = BEYOND, -1
+    for index in range(scores.size):
+        key = as_bits(scores[index])
+        if least <= key <= most:
+            lowest, highest = min(lowest, key), max(highest, key)
+    return lowest, highest
+
+
+@compiled
+def _fill_bins(scores: Reals, weights: Reals, lowest: int, highest: int, shift: int, bins: Reals) -> float:
+    """Weights by bin, and what lies beyond all bins."""
+    beyond = 0.0
+    for index in range(scores.size):
+        key = as_bits(scores[index])
+        if key > highest:
+            beyond += weights[index]
+        elif key >= lowest:
+            bins[(key - lowest) >> shift] += weights[index]
+    return beyond
+
+
+@compiled
+def _lines_from(scores: Reals, weights: Reals, key: int) -> tuple[int, float]:
+    """Lines with anything from a key on, and the variance of the sum of their weights."""
+    lines, total, squares = 0, 0.0, 0.0
+    for line in range(scores.shape[0]):
+        of_line = 0.0
+        for index in range(scores.shape[1]):
+            if as_bits(scores[line, index]) >= key:
+                of_line += weights[line, index]
+        lines += of_line > 0
+        total += of_line
+        squares += of_line * of_line
+    return lines, max(squares - total * total / scores.shape[0], 0.0)
+
+
 def _bracket(sampled: Sample, weights: Reals, limit: float, known: Bracket, deviations: float) -> Bracket:
     scores = sampled.scores.reshape(-1)
-    inside = np.flatnonzero((scores >= known.least) & (scores <= known.most))
-    if not inside.size:
+    lowest, highest = _key_range(scores, _key(known.least), _key(known.most))
+    if lowest > highest:
         return known
-    beyond = float(weights[sampled.scores > known.most].sum())
-    bins, lowest, shift = score_bins(scores[inside].view(np.int64), BINS)
-    in_bins = np.bincount(bins, weights=weights.reshape(-1)[inside])
+    shift = max((highest - lowest).bit_length() - (BINS - 1).bit_length(), 0)
+    bins = np.zeros(((highest - lowest) >> shift) + 1)
+    beyond = _fill_bins(scores, weights.reshape(-1), lowest, highest, shift, bins)
     # Cost of everything from a bin upwards, the lowest bin last.
-    spent = beyond + in_bins[::-1].cumsum()
-    top = in_bins.size - 1
+    spent = beyond + bins[::-1].cumsum()
+    top = bins.size - 1
 
-    def lower_edge(bin_: int) -> float:
-        return float(np.int64(lowest + (bin_ << shift)).view(np.float64))
-
-    def upper_edge(bin_: int) -> float:
-        return lower_edge(bin_ + 1) if bin_ < top else float(scores[inside].max())
+    def lower_key(bin_: int) -> int:
+        return min(lowest + (bin_ << shift), highest)
 
     crossing = top - min(int(np.searchsorted(spent, limit, side="right")), top)
-    of_lines = np.where(sampled.scores >= lower_edge(crossing), weights, 0.0).sum(axis=1)
-    lines = int(np.count_nonzero(of_lines))
-    variance = float((of_lines**2).sum() - of_lines.sum() ** 2 / of_lines.size) * sampled.unread
-    margin = deviations * math.sqrt(max(variance, 0.0)) + 1e-9 * limit
+    lines, variance = _lines_from(sampled.scores, weights, lower_key(crossing))
+    margin = deviations * math.sqrt(variance * sampled.unread) + 1e-9 * limit
     first = top - int(np.searchsorted(spent, limit - margin, side="left"))
     last = top - int(np.searchsorted(spent, limit + margin, side="right"))
     most, least = known.most, known.least
     if limit > margin and (lines >= FEW_LINES or sampled.unread == 0):
-        most = min(upper_edge(first), known.most)
+        most = min(_score(lower_key(first + 1)), known.most)
     if last >= 0:
-        least = max(lower_edge(last), known.least)
+        least = max(_score(lower_key(last)), known.least)
     return Bracket(least=least, most=max(most, least))
+
+
+def _key(score: float) -> int:
+    return int(np.float64(score).view(np.int64))
+
+
+def _score(key: int) -> float:
+    return float(np.int64(key).view(np.float64))

@@ -1,9 +1,9 @@
 """Spending at most a budget with a stated probability, given how well the costs are known.
 
 The predicted joules of a selection are linear in its counts by tensor, E = Σ n_t·c_t, and so is their
-covariance with anything: with W_t the work of a coordinate and Σ the covariance of the model's coefficients,
-u² = w'Σw for w = Σ n_t·W_t. What must fit is the upper bound U = E + t_q·u, with t_q the one-sided quantile of
-Student's t (GUM G.3).
+covariance with anything: with W_t the work of a coordinate and Σ the covariance of the coefficients,
+u² = w'Σw for w = Σ n_t·W_t. What must fit is the upper bound U = E + t_q·u, with t_q the one-sided quantile
+of Student's t (GUM G.3).
 
 U is convex and homogeneous in the counts, so U = Σ n_t·∂U/∂n_t: the derivatives are prices whose sum is the
 bound itself, an uncertain tensor costing more than its mean. Selecting at the prices of the last choice and

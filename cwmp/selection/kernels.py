@@ -27,7 +27,7 @@ from cwmp.selection.rules import MAGNITUDE, MAGNITUDE_PER_JOULE, RANDOM, SQUARE_
 
 CHUNK = 2048
 CHUNK_WORDS = CHUNK // WORD
-AT_ONCE = 4
+AT_ONCE = 2
 LAST_BIT = np.uint64(1 << 63)
 
 MARGIN = 1e-14
@@ -242,23 +242,23 @@ def _sums_with_care(
 def _positions(open_: Words, blocks: int, positions: NDArray[np.int64]) -> int:
     """Positions of the bits that are set, ascending; their number.
 
-    Most words have none or few: four are written in any case, which spares a branch that cannot be foreseen
+    Most words have none or few: some are written in any case, which spares a branch that cannot be foreseen
     (Langdale and Lemire, VLDB Journal 28 (2019) 941).
     """
     found = 0
     for block in range(blocks):
         word = open_[block]
+        after = found + popcount(word)
+        for number in range(AT_ONCE):
+            positions[found + number] = block * WORD + lowest_bit(word | LAST_BIT)
+            word &= word - np.uint64(1)
         if word:
-            after = found + popcount(word)
-            for number in range(AT_ONCE):
-                positions[found + number] = block * WORD + lowest_bit(word | LAST_BIT)
-                word &= word - np.uint64(1)
             found += AT_ONCE
             while word:
                 positions[found] = block * WORD + lowest_bit(word)
                 word &= word - np.uint64(1)
                 found += 1
-            found = after
+        found = after
     return found
 
 
@@ -292,6 +292,7 @@ def scan_piece(
     bins: Bins,
     found: NDArray[np.int64],
     scores: Reals,
+    magnitudes: Reals,
     sums: Any,
     tail: Any,
     wide: Any,
@@ -315,6 +316,7 @@ def scan_piece(
         bins: where costs of kept coordinates are added if there is more than one price.
         found: coordinates inside, in their order; as many as fit.
         scores: their scores.
+        magnitudes: their magnitudes.
         sums: room for partial sums, shape (2 × lanes,), float32 or float64.
         tail: room for one word of coordinates, int32 or int64.
         wide: room for one chunk of float32, int32.
@@ -399,6 +401,7 @@ def scan_piece(
                     if inside_count < found.size:
                         found[inside_count] = start + local
                         scores[inside_count] = score
+                        magnitudes[inside_count] = magnitude
                     inside_count += 1
         if several and count:
             if each:

@@ -106,6 +106,21 @@ def _type_scan_word(
     return types.UniTuple(types.uint64, 2)(bits, types.intp, bits.dtype, bits.dtype, sums), generate
 
 
+def _type_prefetch(typingctx: Any, array: Any, index: Any) -> tuple[Any, Any]:
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        source = context.make_array(signature.args[0])(context, builder, arguments[0])
+        byte = ir.IntType(8).as_pointer()
+        place = builder.bitcast(builder.gep(source.data, [arguments[1]]), byte)
+        flag = ir.IntType(32)
+        signature_ = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
+        function = cgutils.get_or_insert_function(builder.module, signature_, "llvm.prefetch.p0")
+        # For reading, to stay in every cache, of data.
+        builder.call(function, [place, flag(0), flag(3), flag(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), generate
+
+
 def _type_popcount(typingctx: Any, word: Any) -> tuple[Any, Any]:
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         return builder.ctpop(arguments[0])
@@ -135,6 +150,8 @@ def _type_as_bits(typingctx: Any, real: Any) -> tuple[Any, Any]:
 
 
 scan_word: Any = intrinsic(_type_scan_word)
+prefetch: Any = intrinsic(_type_prefetch)
+"""Ask for the cache line of an element that will be read soon; harmless beyond the end of an array."""
 popcount: Any = intrinsic(_type_popcount)
 """Number of bits of a word that are set."""
 lowest_bit: Any = intrinsic(_type_lowest_bit)

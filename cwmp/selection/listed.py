@@ -16,17 +16,14 @@ from numpy.typing import NDArray
 
 from cwmp.selection.compiled import compiled
 from cwmp.selection.exact import Bins, add_cost, bins_to_units, from_units, new_bins
-from cwmp.selection.formats import decode, position_of, readable, without_sign
-from cwmp.selection.kernels import CHUNK, Words
-from cwmp.selection.lanes import WORD, as_bits, as_real
+from cwmp.selection.kernels import Words
+from cwmp.selection.lanes import WORD, as_bits
 from cwmp.selection.limits import Limits
 from cwmp.selection.mask_bits import set_bits
-from cwmp.selection.prefix import affordable, keys_of
+from cwmp.selection.prefix import BEYOND, affordable, keys_of
 from cwmp.selection.update import Part
 
 SCORE_BINS = 4096
-BEYOND = 0x7FF0000000000001
-"""A key above that of every score, infinity included."""
 
 Reals = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -41,12 +38,14 @@ class Listed:
         words: its mask.
         found: the coordinates, ascending, shape (inside,).
         scores: their scores, same shape.
+        magnitudes: their |g|, same shape.
     """
 
     part: Part
     words: Words
     found: Indices
     scores: Reals
+    magnitudes: Reals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,19 +98,14 @@ def _add_costs_from(scores: Reals, found: Indices, prices: Any, row: int, key: i
 
 
 @compiled
-def _keep_from(
-    bits: Any, words: Words, scores: Reals, found: Indices, key: int, wide: Any
-) -> tuple[int, float]:
+def _keep_from(words: Words, scores: Reals, found: Indices, magnitudes: Reals, key: int) -> tuple[int, float]:
     """Set the bits of everything from a key on; its number and the sum of its squares."""
-    source = readable(bits, wide)
     kept, squared = 0, 0.0
     for index in range(scores.size):
         if as_bits(scores[index]) >= key:
             coordinate = found[index]
             words[coordinate // WORD] |= np.uint64(1) << np.uint64(coordinate % WORD)
-            decode(bits, coordinate, coordinate + 1, wide)
-            magnitude = np.float64(as_real(without_sign(source[position_of(bits, coordinate)])))
-            squared += magnitude * magnitude
+            squared += magnitudes[index] * magnitudes[index]
             kept += 1
     return kept, squared
 
@@ -129,7 +123,7 @@ def keep_affordable(lists: Sequence[Listed], units: int, count: int, limits: Lim
     lower, upper = 0, BEYOND
     if filled:
         lower, upper = _edge(filled, units, count, limits)
-    above = [_keep_from(*_of(part), upper, np.empty(CHUNK, dtype=np.int32)) for part in lists]
+    above = [_keep_from(part.words, part.scores, part.found, part.magnitudes, upper) for part in lists]
     units += _units_from(lists, upper)
     count += sum(kept for kept, _ in above)
     inside = [_between(part.scores, lower, upper) for part in lists]
@@ -146,12 +140,12 @@ def keep_affordable(lists: Sequence[Listed], units: int, count: int, limits: Lim
         below = [part.scores[keys_of(part.scores) < lower] for part in filled]
         threshold = max((float(scores.max()) for scores in below if scores.size), default=None)
     counts, squared, begin = [], [], 0
-    for part, found, (kept, squares) in zip(lists, coordinates, above, strict=True):
-        chosen = found[prefix.keep[begin : begin + found.size]]
-        begin += found.size
-        set_bits(part.words, chosen)
+    for part, places, (kept, squares) in zip(lists, inside, above, strict=True):
+        chosen = places[prefix.keep[begin : begin + places.size]]
+        begin += places.size
+        set_bits(part.words, part.found[chosen])
         counts.append(kept + chosen.size)
-        squared.append(squares + float(np.square(part.part.magnitudes_at(chosen)).sum()))
+        squared.append(squares + float(np.square(part.magnitudes[chosen]).sum()))
     return Kept(units=prefix.units, counts=tuple(counts), squared=tuple(squared), threshold=threshold)
 
 
@@ -205,10 +199,6 @@ def _units_from(lists: Sequence[Listed], key: int) -> int:
         else:
             units += _count_from(part.scores, key) * price_units
     return units
-
-
-def _of(part: Listed) -> tuple[Any, Words, Reals, Indices]:
-    return part.part.bits, part.words, part.scores, part.found
 
 
 def _between(scores: Reals, lower: int, upper: int) -> Indices:

@@ -17,6 +17,9 @@ from cwmp.selection.limits import Limits
 FEW = 2048
 BINS = 4096
 
+BEYOND = 0x7FF0000000000001
+"""A key above that of every score, infinity included."""
+
 Reals = NDArray[np.float64]
 Keys = NDArray[np.int64]
 

@@ -82,7 +82,7 @@ class Selection:
         threshold: λ, the score of the first ranked coordinate that was left out, 0 if none was: every kept
             score is at least λ, every other one at most. None for the rules without a score.
         certificate: None for the rules that promise nothing.
-        passes: how often the gradient was read.
+        passes: how often the gradient was read to find λ; None where that was not counted.
         dropped: coordinates that are NaN, infinite or too large to be squared, and were left out.
         warnings: what the caller must know.
     """
@@ -97,7 +97,7 @@ class Selection:
     total_squared_norm: float
     threshold: float | None
     certificate: Certificate | None
-    passes: int
+    passes: int | None
     dropped: int = 0
     warnings: tuple[str, ...] = ()
 

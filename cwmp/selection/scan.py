@@ -24,6 +24,12 @@ from cwmp.selection.update import Part
 PIECE = 1 << 20
 """Coordinates that one call of a kernel classifies: far above the cost of a call, far below a tensor."""
 
+ROOM = 1 << 18
+"""Coordinates of a piece that are listed at most, far more than a good bracket holds. An array of that size
+is small enough for ordinary pages: clearing huge ones would take longer than selecting from a million."""
+LEAST_ROOM = 1 << 16
+"""With less room left, an array counts as full."""
+
 T = TypeVar("T")
 
 
@@ -49,6 +55,7 @@ class PieceScan:
         kept_squared: Σ g² over the kept ones.
         found: the coordinates inside, shape (inside,); empty if there was no room for them.
         scores: their scores.
+        magnitudes: their |g|.
     """
 
     kept: int
@@ -59,6 +66,7 @@ class PieceScan:
     kept_squared: float
     found: NDArray[np.int64]
     scores: NDArray[np.float64]
+    magnitudes: NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,20 +136,21 @@ class Scanner:
 
         def scanned(piece: Piece) -> PieceScan:
             nonlocal used
-            result = self.scan_piece(piece, least, most, listing=used <= room)
+            result = self.scan_piece(piece, least, most, room=ROOM if used <= room else 0)
             with lock:
                 used += result.found.size
             return result
 
         return Pass(scans=tuple(self._in_threads(scanned, self.pieces)))
 
-    def scan_piece(self, piece: Piece, least: float, most: float, *, listing: bool = True) -> PieceScan:
+    def scan_piece(self, piece: Piece, least: float, most: float, *, room: int) -> PieceScan:
         """The same for one piece."""
-        part, own = self.parts[piece.part], self._workspace()
+        part, own = self.parts[piece.part], self._workspace(room)
         integers = np.int64 if part.precision is np.float64 else np.int32
         lanes = SUM_LANES if part.precision is np.float64 else 2 * SUM_LANES
         bins = new_bins() if part.prices.size > 1 else _NO_BINS
-        found, scores = (own.found, own.scores) if listing else (own.found[:0], own.scores[:0])
+        free = slice(own.used, own.used + room)
+        found, scores, magnitudes = own.found[free], own.scores[free], own.magnitudes[free]
         kept, inside, wrong, squared, kept_squared = scan_piece(
             part.bits,
             piece.begin,
@@ -158,12 +167,14 @@ class Scanner:
             bins,
             found,
             scores,
+            magnitudes,
             np.empty(lanes, dtype=part.precision),
             np.empty(WORD, dtype=integers),
             own.wide,
         )
         price_units = part.price_units
-        listed = inside if listing else 0
+        listed = min(inside, found.size)
+        own.used += listed
         return PieceScan(
             kept=kept,
             kept_units=bins_to_units(bins) if price_units is None else kept * price_units,
@@ -171,8 +182,9 @@ class Scanner:
             wrong=wrong,
             squared=squared,
             kept_squared=kept_squared,
-            found=own.found[:listed].copy(),
-            scores=own.scores[:listed].copy(),
+            found=found[:listed],
+            scores=scores[:listed],
+            magnitudes=magnitudes[:listed],
         )
 
     def _in_threads(self, work: Callable[[Piece], T], pieces: Sequence[Piece]) -> Iterator[T]:
@@ -183,14 +195,21 @@ class Scanner:
         with ThreadPoolExecutor(threads) as pool:
             yield from pool.map(work, pieces)
 
-    def _workspace(self) -> Any:
-        """Room of the calling thread; pages that are never written take no memory."""
-        if not hasattr(self._own, "found"):
-            size = min(PIECE, max(part.numel for part in self.parts))
-            self._own.found = np.empty(size, dtype=np.int64)
-            self._own.scores = np.empty(size, dtype=np.float64)
-            self._own.wide = np.empty(CHUNK, dtype=np.int32)
-        return self._own
+    def _workspace(self, room: int) -> Any:
+        """Arrays of the calling thread, with room after what is used; untouched pages take no memory.
+
+        Lists are views of them, so a full array is left to its lists.
+        """
+        own = self._own
+        if not hasattr(own, "wide"):
+            own.wide = np.empty(CHUNK, dtype=np.int32)
+            own.found, own.used = np.empty(0, dtype=np.int64), 0
+            own.scores = own.magnitudes = np.empty(0, dtype=np.float64)
+        if own.found.size - own.used < min(room, LEAST_ROOM) or own.found.size < room:
+            size = max(room, ROOM)
+            own.found, own.used = np.empty(size, dtype=np.int64), 0
+            own.scores, own.magnitudes = np.empty(size), np.empty(size)
+        return own
 
 
 _NO_BINS = new_bins()

@@ -1,7 +1,7 @@
 """The exact threshold: propose a bracket, pass over the gradient once, resolve the few inside.
 
     proposal      bracket                                            tried
-    last round    λ of the last round ± 2 %                          first, if given
+    last round    λ of the last round ± 0.5 %                        first, if given
     sample        where a sample of whole lines puts it              then
     more lines    a larger sample, wider margins, inside what        three times
                   the passes so far have excluded
@@ -27,7 +27,7 @@ from cwmp.selection.scan import Pass, Piece, PieceScan, Scanner
 SMALL = 1 << 15
 """Updates up to this size are listed whole."""
 ROOM_PER_COORDINATE = 1 / 50
-LAST_ROUND = 1.02
+LAST_ROUND = 1.005
 SAMPLES = 4
 """Proposals from samples before halving begins."""
 
@@ -133,7 +133,7 @@ def _ties_resolved(scanner: Scanner, limits: Limits, result: Pass, score: float,
         counts.append(0)
         squared.append(0.0)
         if threshold is None and scan.inside:
-            again = scanner.scan_piece(piece, score, score)
+            again = scanner.scan_piece(piece, score, score, room=piece.stop - piece.begin)
             kept = keep_affordable([_listed(scanner, piece, again)], units, count, limits)
             units, threshold = kept.units, kept.threshold
             counts[-1], squared[-1] = kept.counts[0], kept.squared[0]
@@ -148,6 +148,7 @@ def _listed(scanner: Scanner, piece: Piece, scan: PieceScan) -> Listed:
         words=scanner.words[piece.part],
         found=scan.found,
         scores=scan.scores,
+        magnitudes=scan.magnitudes,
     )
 
 

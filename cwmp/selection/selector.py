@@ -63,7 +63,7 @@ def select(
         rule: how coordinates are ranked; ``cwmp-block`` has a function of its own.
         count: most coordinates to keep: with an infinite budget, Top-K by count.
         at_least: lowest score to keep: with ``threshold``, which needs it, the smallest magnitude.
-        last_threshold: λ of the last round's selection. Where it has changed by less than 2 %, selecting is
+        last_threshold: λ of the last round's selection. Where it has changed by less than 0.5 %, selecting is
             faster; the result is the same.
         nonfinite: what to do about gradients that cannot be ranked.
         generator: random order of ``randomk``; torch's own generator by default.

@@ -52,7 +52,7 @@ def retained(gradients: dict[str, Tensor], masks: dict[str, Tensor]) -> float:
 
 
 def best_affordable(update: Update, rule: Rule, prices_j: dict[str, float]) -> float:
-    """What a rule of single coordinates keeps if its prefix may grow until lines and elements cost too much."""
+    """What a rule of single coordinates keeps if its prefix may grow until it costs too much."""
     gradients, prices, budget_j = update
     total = sum(part.numel() for part in gradients.values())
     low, high = 0, total

@@ -1,4 +1,4 @@
-"""The threshold search against sorting everything, on updates large enough for samples, pieces and threads."""
+"""The threshold search against sorting everything, on updates that need samples, pieces and threads."""
 
 from __future__ import annotations
 
