@@ -166,6 +166,9 @@ def train(
     budget_fraction: Annotated[
         float | None, typer.Option(help="The same as fixed joules + this part of the others.")
     ] = None,
+    confidence: Annotated[
+        float | None, typer.Option(help="Probability that the true joules stay within the budget.")
+    ] = None,
     boundary: Annotated[BoundaryName | None, typer.Option(help="What the budget covers.")] = None,
     link: Annotated[str | None, typer.Option(help="What sends, for update+uplink.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Federated rounds.")] = None,
@@ -179,6 +182,7 @@ def train(
 ) -> None:
     """Federated training under an energy budget, its joules predicted and measured (or simulated)."""
     from cost_models import load_cost_model
+    from cwmp.predicted_gain import verdict
     from cwmp.train_command import train as run_training
 
     console = Console(stderr=True, highlight=False)
@@ -187,6 +191,7 @@ def train(
         "selector": selector,
         "budget_j": budget_j,
         "budget_fraction": budget_fraction,
+        "confidence": confidence,
         "boundary": boundary,
         "link": link,
         "rounds": rounds,
@@ -203,6 +208,7 @@ def train(
             out,
             device=measured_by,
             resume=resume,
+            on_start=lambda var_ln_c, gain: _line(console, verdict(var_ln_c, [gain])),
             on_round=lambda done: advance(
                 done.round, training.rounds, f"round {done.round}: {done.test_accuracy:.1%} right"
             ),

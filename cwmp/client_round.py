@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from cwmp.budget import Phase
-from cwmp.budgeted_selection import Choice, select_within
 from cwmp.error_feedback import ErrorFeedback
 from cwmp.federation import Federation, local_settings
 from cwmp.local_training import LocalUpdate, local_update
@@ -21,7 +20,8 @@ from cwmp.phase_meter import Seen, SeeWork, Works
 from cwmp.phases import client_energy, client_works
 from cwmp.run_record import ClientReport, PhaseEnergy
 from cwmp.seeding import derived_seed
-from cwmp.selector import Rule, select
+from cwmp.selection import Rule, select
+from cwmp.selection.budgeted import Choice, select_within
 from cwmp.sparse_update import SparseUpdate, add_to, pack
 
 Weights = Mapping[str, Tensor]

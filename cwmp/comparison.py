@@ -52,7 +52,7 @@ class Entry(_Frozen):
         topk_retained_fraction: what ``topk`` keeps of the same updates for the same joules.
         cwmp_retained_fraction: what ``cwmp`` keeps of them.
         var_ln_c: variance of the logarithm of the prices: how much there is to gain from them.
-        predicted_gain: of the squared norm, ``cwmp`` over ``topk``, for Laplace gradients of equal scale.
+        predicted_gain: of the squared norm, ``cwmp`` over ``topk``, expected from one update before training.
         pareto: no other entry is at least as accurate for fewer joules.
     """
 
@@ -183,8 +183,8 @@ def _verdict(entries: Sequence[Entry], budget_unit: Literal["J", "fraction"]) ->
         gain = ours.cwmp_retained_fraction - ours.topk_retained_fraction
         yield (
             f"{where}, cwmp keeps {100 * gain:.2g} points more of the squared norm than topk would of the"
-            f" same updates for the same joules; Var(ln c) = {ours.var_ln_c:.2g} predicts"
-            f" {100 * ours.predicted_gain:.2g}."
+            f" same updates for the same joules; {100 * ours.predicted_gain:.2g} were"
+            f" expected before training (Var(ln c) = {ours.var_ln_c:.2g})."
         )
     dense = next((entry for entry in entries if entry.rule == "dense"), None)
     if dense is not None:

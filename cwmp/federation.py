@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from torch import nn
 
 from cost_models import CostModel
-from cwmp.budgeted_selection import RoundBudget, plan_budget
 from cwmp.config import TrainingConfig
 from cwmp.cost_vector import CostVector, cost_vector
 from cwmp.datasets import Dataset, load_dataset
@@ -16,6 +15,7 @@ from cwmp.networks import build_network
 from cwmp.partition import Partition, dirichlet_partition
 from cwmp.phase_meter import PhaseMeter, phase_meter
 from cwmp.seeding import derived_seed
+from cwmp.selection.budgeted import RoundBudget, plan_budget
 from cwmp.training_work import TrainingWork
 from profiler.device import Device
 

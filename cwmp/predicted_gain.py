@@ -7,7 +7,8 @@ rule keeps |g| > τ with τ = θ·c^a: a = 0 is Top-K, 1 is |g|/c, 1/2 is g²/c.
     Gauss      P(kept) = erfc(u/√2)      E g² kept = [erfc(u/√2) + √(2/π) u e^(-u²/2)]·E g²
 
 θ follows from the budget, Σ n·c·P(kept) = B, because the left side falls with θ. Real gradients have heavier
-tails than either; ``gains_on`` takes them as they are.
+tails than either: ``empirical_gains`` puts histograms of an earlier update in their place, and ``gains_on``
+takes gradients as they are.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from torch import Tensor
 
 from calibration_data import UsageError
 from cwmp.cost_vector import CostVector
-from cwmp.selector import select
+from cwmp.gradient_histogram import GradientHistogram
+from cwmp.selection import select
 
 Distribution = Literal["laplace", "gauss"]
 PricedRule = Literal["cwmp", "cwmp-l1", "topk"]
@@ -61,14 +63,15 @@ class Gain:
 
     Attributes:
         budget_share: budget as a share of the joules of keeping every coordinate.
-        basis: distribution that was assumed, or ``gradients`` that were given.
+        basis: distribution that was assumed, an ``earlier update`` whose histograms stand for the next, or
+            ``gradients`` that were given.
         topk: kept by the largest |g|.
         cwmp_l1: kept by the largest |g|/c.
         cwmp: kept by the largest g²/c.
     """
 
     budget_share: float
-    basis: Literal["laplace", "gauss", "gradients"]
+    basis: Literal["laplace", "gauss", "earlier update", "gradients"]
     topk: float
     cwmp_l1: float
     cwmp: float
@@ -177,6 +180,68 @@ def gains_on(
     return tuple(gains)
 
 
+def empirical_gains(
+    histograms: Mapping[str, GradientHistogram],
+    prices_j: Mapping[str, float],
+    budget_shares: Sequence[float] = BUDGET_SHARES,
+) -> tuple[Gain, ...]:
+    """What each rule is expected to keep of gradients that are distributed like those of an earlier update.
+
+    Args:
+        histograms: of the earlier update, by tensor.
+        prices_j: joules per coordinate by tensor.
+        budget_shares: budgets as shares of the joules of keeping every coordinate.
+
+    Raises:
+        UsageError: a price is missing, or a budget share is not in (0, 1].
+    """
+    missing = [name for name in histograms if name not in prices_j]
+    if missing or not all(0 < share <= 1 for share in budget_shares):
+        raise UsageError(
+            f"A gain needs a price of {', '.join(missing) or 'every tensor'} and budget shares in (0, 1]."
+        )
+    return tuple(
+        Gain(
+            budget_share=share,
+            basis="earlier update",
+            topk=_empirical_fraction(histograms, prices_j, share, "topk"),
+            cwmp_l1=_empirical_fraction(histograms, prices_j, share, "cwmp-l1"),
+            cwmp=_empirical_fraction(histograms, prices_j, share, "cwmp"),
+        )
+        for share in budget_shares
+    )
+
+
+def _empirical_fraction(
+    histograms: Mapping[str, GradientHistogram],
+    prices_j: Mapping[str, float],
+    budget_share: float,
+    rule: PricedRule,
+) -> float:
+    total = math.fsum(histogram.squared_norm for histogram in histograms.values())
+    if total == 0:
+        return 0.0
+    highest_j = max(prices_j[name] for name in histograms)
+    slope = {name: (prices_j[name] / highest_j) ** _EXPONENT[rule] for name in histograms}
+    budget_j = budget_share * math.fsum(
+        prices_j[name] * histogram.coordinates for name, histogram in histograms.items()
+    )
+
+    def excess_j(log_theta: float) -> float:
+        spent_j = math.fsum(
+            prices_j[name] * histogram.kept(2**log_theta * slope[name])
+            for name, histogram in histograms.items()
+        )
+        return spent_j - budget_j
+
+    edges = [histogram.edges - math.log2(slope[name]) for name, histogram in histograms.items()]
+    lowest, highest = min(float(edge[0]) for edge in edges), max(float(edge[-1]) for edge in edges)
+    # Where the budget is worth more than all that is not zero, everything is kept.
+    theta = 2.0 ** float(brentq(excess_j, lowest, highest)) if excess_j(lowest) > 0 else 0.0
+    kept = math.fsum(histogram.squared(theta * slope[name]) for name, histogram in histograms.items())
+    return kept / total
+
+
 def second_order_gain(budget_share: float, var_ln_c: float, distribution: Distribution = "laplace") -> float:
     """Gain of g²/c over Top-K for small differences between prices that do not depend on |g|.
 
@@ -205,7 +270,7 @@ def verdict(var_ln_c: float, gains: Sequence[Gain]) -> str:
     """
     best = max(gains, key=lambda gain: gain.over_topk)
     points = f"{100 * max(best.over_topk, 0.0):.2g} points of the squared norm"
-    budget = f"a {100 * best.budget_share:g} % budget"
+    budget = f"a {100 * best.budget_share:.3g} % budget"
     if best.over_topk < NEGLIGIBLE_GAIN:
         return (
             f"Top-K is as good here: with Var(ln c) = {var_ln_c:.2g}, prices are predicted to keep at most "

@@ -227,7 +227,7 @@ class RunReport(_Frozen):
         topk_retained_fraction: what ``topk`` would have kept of the same updates for the same joules.
         cwmp_retained_fraction: the same for ``cwmp``.
         var_ln_c: variance of the logarithm of the prices: how much there is to gain from them.
-        predicted_gain: of the squared norm, ``cwmp`` over ``topk``, for Laplace gradients of equal scale.
+        predicted_gain: of the squared norm, ``cwmp`` over ``topk``, expected from one update before training.
         price_provenance: the worst of the cost model and the link.
         not_counted: operations of a training step whose arithmetic is not in its predicted joules.
         notes: what a reader must know.

@@ -23,13 +23,13 @@ from calibration_data import InvalidFileError, UsageError, __version__
 from calibration_data.files import read_model, write_whole
 from cost_models import CostModel, save_cost_model
 from cwmp.budget import EnergyLedger
-from cwmp.budgeted_selection import RoundBudget
 from cwmp.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from cwmp.config import TrainingConfig
 from cwmp.cost_document import costs_document, save_costs
 from cwmp.federated import FederatedState, initial_state, run_round
 from cwmp.federation import Federation, build_federation
-from cwmp.predicted_gain import predicted_gains, price_groups
+from cwmp.predicted_gain import Gain
+from cwmp.probe import expected_gain
 from cwmp.run_files import (
     CHECKPOINT,
     CONFIG,
@@ -66,6 +66,7 @@ def train(
     *,
     device: Device | None = None,
     resume: bool = False,
+    on_start: Callable[[float, Gain], None] | None = None,
     on_round: Callable[[RoundReport], None] | None = None,
 ) -> RunReport:
     """Run federated training into a folder.
@@ -77,6 +78,8 @@ def train(
         device: whose sensors see the phases; a simulated one executes their counted work. None only predicts.
         resume: go on with an interrupted run, which gives what an uninterrupted one would have given; a
             finished one is left as it is.
+        on_start: called before the first round that is run now with Var(ln c) and with what each rule is
+            expected to keep of an update.
         on_round: called after each round that is run now, once it is on the disk.
 
     Returns:
@@ -93,6 +96,9 @@ def train(
     _open_folder(out, identity, federation, cost_model, resume=resume)
     if (out / SUMMARY).exists():
         return read_summary(out / SUMMARY)
+    gain = expected_gain(federation)
+    if on_start is not None:
+        on_start(federation.budget.prices.var_ln_c, gain)
     state = _state_on_disk(out, federation)
     cut_rounds(out / ROUNDS, state.finished_rounds)
     while state.finished_rounds < config.rounds:
@@ -103,7 +109,7 @@ def train(
             on_round(report)
     rounds = read_rounds(out / ROUNDS)
     write_csv(out / TABLE, [report.row() for report in rounds])
-    summary = run_report(identity, federation, state.ledger, rounds)
+    summary = run_report(identity, federation, state.ledger, rounds, gain)
     write_whole(out / SUMMARY, summary.model_dump_json(by_alias=True, indent=1) + "\n")
     return summary
 
@@ -131,7 +137,11 @@ def run_identity(federation: Federation, cost_model: CostModel, device: Device |
 
 
 def run_report(
-    identity: RunIdentity, federation: Federation, ledger: EnergyLedger, rounds: Sequence[RoundReport]
+    identity: RunIdentity,
+    federation: Federation,
+    ledger: EnergyLedger,
+    rounds: Sequence[RoundReport],
+    expected: Gain,
 ) -> RunReport:
     """The summary of a finished run."""
     accuracies = [report.test_accuracy for report in rounds]
@@ -157,7 +167,7 @@ def run_report(
         topk_retained_fraction=_share(clients, [client.topk_retained_squared_norm for client in clients]),
         cwmp_retained_fraction=_share(clients, [client.cwmp_retained_squared_norm for client in clients]),
         var_ln_c=prices.var_ln_c,
-        predicted_gain=_predicted_gain(federation.budget),
+        predicted_gain=expected.over_topk,
         price_provenance=prices.provenance,
         not_counted=tuple(federation.training.step(config.batch_size).without_formula),
         notes=_notes(identity, federation, rounds),
@@ -169,12 +179,6 @@ def run_report(
             "torch": torch.__version__,
         },
     )
-
-
-def _predicted_gain(budget: RoundBudget) -> float:
-    everything_j = sum(cost.layout.numel * cost.price_j.value for cost in budget.prices.tensors.values())
-    share = min(budget.allowance_j / everything_j, 1.0)
-    return predicted_gains(price_groups(budget.prices), (share,))[0].over_topk
 
 
 def _notes(identity: RunIdentity, federation: Federation, rounds: Sequence[RoundReport]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from cwmp.report.markup import Html, element, figure, join, percent, table
 from cwmp.report.plots import ParetoPoint, plot_pareto, svg_data_uri
 from cwmp.report.rule_runs import budget_in_words
 from cwmp.report.words import in_words
-from cwmp.selector import RULES
+from cwmp.selection import RULES
 
 COVERAGE_FACTOR = 2.0
 

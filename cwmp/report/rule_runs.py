@@ -13,7 +13,7 @@ from cwmp.budget import Phase
 from cwmp.report.contents import TrainedRun
 from cwmp.report.plots import Curve
 from cwmp.run_record import ClientReport, PhaseEnergy, summed_energy
-from cwmp.selector import RULES
+from cwmp.selection import RULES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from calibration_data import UsageError
 from cwmp.budget import PHASES, EnergyLedger
-from cwmp.budgeted_selection import RoundBudget, plan_budget, select_within, upper_bound_j
 from cwmp.config import RuleName
 from cwmp.cost_vector import CostVector, cost_vector
 from cwmp.networks import build_network
-from cwmp.selector import select
+from cwmp.selection import select
+from cwmp.selection.budgeted import RoundBudget, plan_budget, select_within, upper_bound_j
 
 NETWORK = build_network("mlp")
 PRICED = {

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from calibration_data import UsageError
 from cwmp.error_feedback import ErrorFeedback
-from cwmp.selector import Rule, select
+from cwmp.selection import Rule, select
 
 COSTS = {"a": 1.0, "b": 3.0}
 

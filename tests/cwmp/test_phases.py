@@ -6,7 +6,6 @@ from fakes.known_costs import known_cost_model
 
 from calibration_data import MeasurementError, Work
 from cwmp.budget import PHASES
-from cwmp.budgeted_selection import plan_budget, select_within
 from cwmp.cost_vector import CostVector, cost_vector
 from cwmp.local_training import LocalSettings
 from cwmp.networks import build_network
@@ -21,6 +20,7 @@ from cwmp.phase_meter import (
 )
 from cwmp.phases import aggregate_works, client_energy, client_works
 from cwmp.run_record import PhaseEnergy, summed_energy
+from cwmp.selection.budgeted import plan_budget, select_within
 from cwmp.training_work import step_work
 from profiler.simulated_device import SimulatedDevice
 from profiler.simulated_spec import Fault, load_spec

@@ -27,7 +27,8 @@ from cost_models.uncertainty import student_t
 from cwmp.config import RuleName
 from cwmp.cost_vector import CostVector, MaskCost
 from cwmp.op_counts import Touched, expected_touched
-from cwmp.selector import Selection, select
+from cwmp.selection.result import Selection
+from cwmp.selection.selector import select
 
 MAX_SELECTIONS = 8
 LEAST_USED = 0.95
@@ -196,7 +197,7 @@ def _retained(choice: Choice) -> float:
 
 def _takes_all(choice: Choice) -> bool:
     """Whether nothing but zero gradients is left."""
-    return choice.selection.retained_squared_norm == choice.selection.total_squared_norm
+    return choice.selection.kept_all_but_zeros
 
 
 def _densities(selection: Selection) -> dict[str, float]:

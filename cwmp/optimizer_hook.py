@@ -1,0 +1,82 @@
+"""Sparse updates in one process: a torch optimizer whose every step stays within an energy budget.
+
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    sparse_steps(optimizer, network, BudgetedGradients(costs, budget_fraction=0.05))
+
+The optimizer is still itself: schedulers work, and its ``state_dict`` holds the residual and the ledger.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from calibration_data import UsageError
+from cwmp.budgeted_gradients import BudgetedGradients
+
+STATE_KEY = "calijoule"
+
+
+def sparse_steps(optimizer: torch.optim.SGD, network: nn.Module, gradients: BudgetedGradients) -> None:
+    """Let each step of an optimizer apply only the gradients that its budget affords.
+
+    Args:
+        optimizer: plain SGD. Momentum, weight decay and adaptive optimisers write coordinates whose gradient
+            is zero too, so their steps would cost more than the budget says.
+        network: whose parameters it updates.
+        gradients: the budget, and what is remembered.
+
+    Raises:
+        UsageError: the optimizer is not plain SGD, or updates parameters that the network does not have.
+    """
+    _require_plain_sgd(optimizer)
+    parameters = {name: value for name, value in network.named_parameters() if value.requires_grad}
+    updated = {id(value) for group in optimizer.param_groups for value in group["params"]}
+    if updated != {id(value) for value in parameters.values()}:
+        raise UsageError(
+            "The optimizer does not update exactly the network's trainable parameters.",
+            next_step="Give it network.parameters().",
+        )
+
+    def before_step(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        _, *arguments = args
+        if any(argument is not None for argument in (*arguments, *kwargs.values())):
+            raise UsageError(
+                "A closure makes gradients within the step, where they cannot be chosen.",
+                next_step="Call loss.backward() first, then step() without a closure.",
+            )
+        found = {
+            name: torch.zeros_like(value) if value.grad is None else value.grad
+            for name, value in parameters.items()
+        }
+        for name, kept in gradients.keep(found).items():
+            parameters[name].grad = kept
+
+    def save(_: Any, state: dict[str, Any]) -> None:
+        state[STATE_KEY] = gradients.state_dict()
+
+    def load(_: Any, state: dict[str, Any]) -> None:
+        if STATE_KEY not in state:
+            raise UsageError(
+                "The optimizer's state has no residual and no ledger.",
+                next_step="Load a state that was saved with sparse_steps.",
+            )
+        gradients.load_state_dict(state.pop(STATE_KEY))
+
+    optimizer.register_step_pre_hook(before_step)
+    optimizer.register_state_dict_post_hook(save)
+    optimizer.register_load_state_dict_pre_hook(load)
+
+
+def _require_plain_sgd(optimizer: torch.optim.Optimizer) -> None:
+    kind = type(optimizer).__name__
+    plain = isinstance(optimizer, torch.optim.SGD) and not any(
+        group["momentum"] or group["weight_decay"] for group in optimizer.param_groups
+    )
+    if not plain:
+        raise UsageError(
+            f"{kind} with these settings writes coordinates that were not kept.",
+            next_step="Use torch.optim.SGD without momentum and weight decay.",
+        )

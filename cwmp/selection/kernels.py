@@ -1,0 +1,428 @@
+"""One streaming pass: which coordinates score above a bracket of λ, and which inside it.
+
+    score > most            kept: a bit in the mask
+    least ≤ score ≤ most    listed, to be resolved exactly afterwards
+    score < least           left out
+
+Where a price holds for a run of neighbours (a tensor, a row), both limits become magnitudes, computed once
+per run and compared as integers. They are set a few units in the last place too wide, so that rounding can
+only send a coordinate to the few whose score is then computed exactly, in float64.
+
+Squares are summed on the way, in the precision of the gradient, 2048 coordinates at a time. Sums out of the
+range in which that is sound (zeros, very large or very small numbers, NaN) are taken again with care.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cwmp.selection.compiled import compiled
+from cwmp.selection.exact import Bins, add_cost
+from cwmp.selection.formats import bits_like, decode, position_of, readable, without_sign
+from cwmp.selection.lanes import SUM_LANES, WORD, as_bits, as_real, lowest_bit, popcount, scan_word
+from cwmp.selection.rules import MAGNITUDE, MAGNITUDE_PER_JOULE, RANDOM, SQUARE_PER_JOULE
+
+CHUNK = 2048
+CHUNK_WORDS = CHUNK // WORD
+AT_ONCE = 2
+LAST_BIT = np.uint64(1 << 63)
+
+MARGIN = 1e-14
+"""Of both limits, against rounding in them: a few roundings of 1e-16 each."""
+SMALLEST_SOUND = 1e-290
+"""Products below it, and squares of magnitudes below its root, may be rounded to few bits or to zero."""
+SMALLEST = 5e-324
+SMALLEST_SUM, LARGEST_SUM = 1e-30, 1e37
+"""Between them no square that matters was lost, and none overflowed, in float32."""
+LARGEST_SCORE = 1.7976931348623157e308
+
+Words = NDArray[np.uint64]
+Reals = NDArray[np.float64]
+
+
+@compiled
+def random_score(seed: int, index: int) -> Any:
+    """A number in (0, 1] that depends on a seed and an index only: SplitMix64 (Steele et al., OOPSLA'14)."""
+    x = np.uint64(seed) + np.uint64(index + 1) * np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    x = x ^ (x >> np.uint64(31))
+    return (np.float64(x >> np.uint64(11)) + 1.0) * 2.0**-53
+
+
+@compiled
+def score_of(kind: int, magnitude: float, price: float, seed: int, index: int) -> Any:
+    """What a coordinate is ranked by, in float64."""
+    if kind == SQUARE_PER_JOULE:
+        return magnitude * magnitude / price
+    if kind == MAGNITUDE_PER_JOULE:
+        return magnitude / price
+    if kind == MAGNITUDE:
+        return magnitude
+    return random_score(seed, index)
+
+
+@compiled
+def limit_magnitude(kind: int, score: float, price: float) -> Any:
+    """The magnitude that has a score, up to rounding."""
+    if kind == SQUARE_PER_JOULE:
+        return np.sqrt(score) * np.sqrt(price)
+    if kind == MAGNITUDE_PER_JOULE:
+        return score * price
+    return score
+
+
+@compiled
+def _surely_above(kind: int, most: float, price: float) -> Any:
+    """A magnitude beyond which every score is above ``most``."""
+    limit = limit_magnitude(kind, max(most, SMALLEST_SOUND), price)
+    return max(limit * (1 + MARGIN), np.sqrt(SMALLEST_SOUND))
+
+
+@compiled
+def _surely_below(kind: int, least: float, price: float) -> Any:
+    """A magnitude up to which every score is below ``least``; 0 where only zero is."""
+    if least < SMALLEST_SOUND:
+        return 0.0
+    limit = limit_magnitude(kind, min(least, LARGEST_SCORE), price) * (1 - MARGIN)
+    return limit if limit >= np.sqrt(SMALLEST_SOUND) else 0.0
+
+
+@compiled
+def _classify_run(
+    source: Any,
+    position: int,
+    length: int,
+    above: Any,
+    below: Any,
+    kept: Words,
+    place: int,
+    open_: Words,
+    sums: Any,
+    tail: Any,
+) -> tuple[int, bool]:
+    """Words of up to CHUNK neighbours of one price: surely above, and neither above nor below.
+
+    Returns:
+        The number of the first kind, and whether there are any of the second.
+    """
+    whole = length // WORD
+    any_open, count = np.uint64(0), 0
+    for block in range(whole):
+        first, second = scan_word(source, position + block * WORD, above, below, sums)
+        kept[place + block] = first
+        open_[block] = second & ~first
+        any_open |= second & ~first
+        count += popcount(first)
+    rest = length - whole * WORD
+    if rest:
+        tail[:] = 0
+        for index in range(rest):
+            tail[index] = source[position + whole * WORD + index]
+        first, second = scan_word(tail, 0, above, below, sums)
+        kept[place + whole] = first
+        open_[whole] = second & ~first
+        any_open |= second & ~first
+        count += popcount(first)
+    return count, any_open != 0
+
+
+@compiled
+def _judge_by_price(
+    magnitudes: Any, prices: Any, kind: int, high: float, low: float, everything: Reals, judged: Reals
+) -> None:
+    """The magnitude of what is surely above, the smallest number for what is open, zero for the rest."""
+    for bit in range(magnitudes.size):
+        magnitude = np.float64(as_real(without_sign(magnitudes[bit])))
+        price = np.float64(prices[bit]) if kind != MAGNITUDE else 1.0
+        value = magnitude * magnitude if kind == SQUARE_PER_JOULE else magnitude
+        limit = low * price
+        limit = limit if limit >= SMALLEST_SOUND else -1.0
+        ceiling = high * price
+        ceiling = ceiling if ceiling >= SMALLEST_SOUND else SMALLEST_SOUND
+        open_ = SMALLEST if value >= limit else 0.0
+        open_ = open_ if magnitude > 0.0 else 0.0
+        everything[bit] = magnitude
+        judged[bit] = magnitude if value > ceiling else open_
+
+
+@compiled
+def _judge_by_chance(
+    magnitudes: Any, seed: int, coordinate: int, high: float, low: float, everything: Reals, judged: Reals
+) -> None:
+    """The same by random scores."""
+    for bit in range(magnitudes.size):
+        magnitude = np.float64(as_real(without_sign(magnitudes[bit])))
+        value = random_score(seed, coordinate + bit)
+        open_ = SMALLEST if value >= low else 0.0
+        everything[bit] = magnitude
+        judged[bit] = magnitude if value > high else (open_ if magnitude > 0.0 else 0.0)
+
+
+@compiled
+def _classify_each(
+    source: Any,
+    position: int,
+    length: int,
+    kind: int,
+    prices: Any,
+    coordinate: int,
+    seed: int,
+    high: float,
+    low: float,
+    kept: Words,
+    place: int,
+    open_: Words,
+    sums: Reals,
+) -> tuple[int, bool]:
+    """The same as ``_classify_run`` where every coordinate has its own price, or its own random score."""
+    everything, judged = np.zeros(WORD), np.zeros(WORD)
+    everything_bits, judged_bits = everything.view(np.int64), judged.view(np.int64)
+    any_open, count = np.uint64(0), 0
+    none, smallest, zero = as_bits(np.inf), np.int64(1), np.int64(0)
+    kept_sums = np.zeros(sums.size)
+    for block in range((length + WORD - 1) // WORD):
+        begin = block * WORD
+        end = min(begin + WORD, length)
+        if end - begin < WORD:
+            everything[:] = 0.0
+            judged[:] = 0.0
+        magnitudes = source[position + begin : position + end]
+        if kind == RANDOM:
+            _judge_by_chance(magnitudes, seed, coordinate + begin, high, low, everything, judged)
+        else:
+            _judge_by_price(magnitudes, prices[begin:end], kind, high, low, everything, judged)
+        scan_word(everything_bits, 0, none, none, sums)
+        first, second = scan_word(judged_bits, 0, smallest, zero, kept_sums)
+        kept[place + block] = first
+        open_[block] = second & ~first
+        any_open |= second & ~first
+        count += popcount(first)
+    half = sums.size // 2
+    sums[half:] = kept_sums[half:]
+    return count, any_open != 0
+
+
+@compiled
+def _folded(sums: Any) -> tuple[float, float]:
+    """Partial sums of all squares and of the kept ones."""
+    lanes = sums.size // 2
+    total, kept = 0.0, 0.0
+    for lane in range(lanes):
+        total += np.float64(sums[lane])
+        kept += np.float64(sums[lanes + lane])
+    return total, kept
+
+
+@compiled
+def _sums_with_care(
+    source: Any, position: int, length: int, largest: float, kept: Words, place: int, open_: Words
+) -> tuple[float, float, int]:
+    """Sums of squares, all and kept, in float64; numbers beyond ``largest`` are counted and taken out."""
+    total, kept_sum, wrong = 0.0, 0.0, 0
+    for index in range(length):
+        magnitude = np.float64(as_real(without_sign(source[position + index])))
+        block, bit = index // WORD, np.uint64(1) << np.uint64(index % WORD)
+        if magnitude <= largest:
+            square = magnitude * magnitude
+            total += square
+            if kept[place + block] & bit:
+                kept_sum += square
+        else:
+            wrong += 1
+            kept[place + block] &= ~bit
+            open_[block] &= ~bit
+    return total, kept_sum, wrong
+
+
+@compiled
+def _positions(open_: Words, blocks: int, positions: NDArray[np.int64]) -> int:
+    """Positions of the bits that are set, ascending; their number.
+
+    Most words have none or few: some are written in any case, which spares a branch that cannot be foreseen
+    (Langdale and Lemire, VLDB Journal 28 (2019) 941).
+    """
+    found = 0
+    for block in range(blocks):
+        word = open_[block]
+        after = found + popcount(word)
+        for number in range(AT_ONCE):
+            positions[found + number] = block * WORD + lowest_bit(word | LAST_BIT)
+            word &= word - np.uint64(1)
+        if word:
+            found += AT_ONCE
+            while word:
+                positions[found] = block * WORD + lowest_bit(word)
+                word &= word - np.uint64(1)
+                found += 1
+        found = after
+    return found
+
+
+@compiled
+def _put(words: Words, coordinate: int, chunk: Words, length: int) -> None:
+    """Write the bits of a chunk that may start anywhere; words are shared, and begin as zero."""
+    shift = np.uint64(coordinate % WORD)
+    for block in range((length + WORD - 1) // WORD):
+        place, word = coordinate // WORD + block, chunk[block]
+        words[place] |= word << shift
+        if shift:
+            over = word >> (np.uint64(WORD) - shift)
+            if over:
+                words[place + 1] |= over
+
+
+@compiled
+def scan_piece(
+    bits: Any,
+    begin: int,
+    stop: int,
+    kind: int,
+    prices: Any,
+    row: int,
+    seed: int,
+    offset: int,
+    least: float,
+    most: float,
+    largest: float,
+    words: Words,
+    bins: Bins,
+    found: NDArray[np.int64],
+    scores: Reals,
+    magnitudes: Reals,
+    sums: Any,
+    tail: Any,
+    wide: Any,
+) -> tuple[int, int, int, float, float]:
+    """Classify the coordinates ``begin`` to ``stop`` of a tensor; ``begin`` starts a word.
+
+    Args:
+        bits: the tensor's elements as integers, shape (numel,): int32, int64, int16 or uint16, as in
+            ``decoded``.
+        begin: first coordinate.
+        stop: past the last one.
+        kind: the score.
+        prices: joules per coordinate of each row, float32 or float64.
+        row: coordinates per price.
+        seed: of random scores.
+        offset: of the tensor's first coordinate among all.
+        least: smallest score inside the bracket.
+        most: largest score inside.
+        largest: magnitude beyond which a gradient counts as not finite.
+        words: the tensor's mask; written.
+        bins: where costs of kept coordinates are added if there is more than one price.
+        found: coordinates inside, in their order; as many as fit.
+        scores: their scores.
+        magnitudes: their magnitudes.
+        sums: room for partial sums, shape (2 × lanes,), float32 or float64.
+        tail: room for one word of coordinates, int32 or int64.
+        wide: room for one chunk of float32, int32.
+
+    Returns:
+        (kept, inside, not finite, Σ g², Σ g² of the kept).
+    """
+    own, open_ = np.empty(CHUNK_WORDS, np.uint64), np.empty(CHUNK_WORDS, np.uint64)
+    positions = np.empty(CHUNK + AT_ONCE, np.int64)
+    kept_count, inside_count, wrong_count, total, kept_total = 0, 0, 0, 0.0, 0.0
+    own_sums = np.empty(SUM_LANES)
+    several = prices.size > 1
+    each = kind == RANDOM or (several and row == 1)
+    direct = each or not several or row % WORD == 0
+    if not direct:
+        words[begin // WORD : (stop + WORD - 1) // WORD] = 0
+    kept = words if direct else own
+    source = readable(bits, wide)
+    high, low = most * (1 + MARGIN), min(least, LARGEST_SCORE) * (1 - MARGIN)
+    above, below = bits_like(sums, np.inf), bits_like(sums, np.inf)
+    known = -1
+    start = begin
+    while start < stop:
+        end = min(start + CHUNK, stop)
+        price_place = start // row if several else 0
+        if several and not each:
+            end = min(end, (price_place + 1) * row)
+        length = end - start
+        place = start // WORD if direct else 0
+        decode(bits, start, end, wide)
+        position = position_of(bits, start)
+        if each:
+            chunk_prices = prices[start:end] if several else prices
+            own_sums[:] = 0
+            count, any_open = _classify_each(
+                source,
+                position,
+                length,
+                kind,
+                chunk_prices,
+                offset + start,
+                seed,
+                high,
+                low,
+                kept,
+                place,
+                open_,
+                own_sums,
+            )
+            part, part_kept = _folded(own_sums)
+        else:
+            if price_place != known:
+                known = price_place
+                price = np.float64(prices[price_place])
+                above = bits_like(sums, _surely_above(kind, most, price)) + 1
+                below = max(bits_like(sums, _surely_below(kind, least, price)) - 1, 0)
+            sums[:] = 0
+            count, any_open = _classify_run(
+                source, position, length, above, below, kept, place, open_, sums, tail
+            )
+            part, part_kept = _folded(sums)
+        wrong = 0
+        if not SMALLEST_SUM < part < LARGEST_SUM:
+            part, part_kept, wrong = _sums_with_care(source, position, length, largest, kept, place, open_)
+            wrong_count += wrong
+        blocks = (length + WORD - 1) // WORD
+        if wrong:
+            count = 0
+            for block in range(blocks):
+                count += popcount(kept[place + block])
+        if any_open:
+            for number in range(_positions(open_, blocks, positions)):
+                local = positions[number]
+                magnitude = np.float64(as_real(without_sign(source[position + local])))
+                price = np.float64(prices[(start + local) // row if several else 0])
+                score = score_of(kind, magnitude, price, seed, offset + start + local)
+                if score > most:
+                    kept[place + local // WORD] |= np.uint64(1) << np.uint64(local % WORD)
+                    part_kept += magnitude * magnitude
+                    count += 1
+                elif score >= least:
+                    if inside_count < found.size:
+                        found[inside_count] = start + local
+                        scores[inside_count] = score
+                        magnitudes[inside_count] = magnitude
+                    inside_count += 1
+        if several and count:
+            if each:
+                _add_costs_of(kept[place : place + blocks], prices, start, row, bins)
+            else:
+                add_cost(bins, np.float64(prices[price_place]), count)
+        if not direct:
+            _put(words, start, kept, length)
+        kept_count += count
+        total += part
+        kept_total += part_kept
+        start = end
+    return kept_count, inside_count, wrong_count, total, kept_total
+
+
+@compiled
+def _add_costs_of(kept: Words, prices: Any, start: int, row: int, bins: Bins) -> None:
+    """Add the costs of the coordinates of a mask that begins at ``start``."""
+    for block in range(kept.size):
+        word = kept[block]
+        while word:
+            index = start + block * WORD + lowest_bit(word)
+            add_cost(bins, np.float64(prices[index if row == 1 else index // row]), 1)
+            word &= word - np.uint64(1)

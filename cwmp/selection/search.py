@@ -1,0 +1,168 @@
+"""The exact threshold: propose a bracket, pass over the gradient once, resolve the few inside.
+
+    proposal      bracket                                            tried
+    last round    λ of the last round ± 0.5 %                        first, if given
+    sample        where a sample of whole lines puts it              then
+    more lines    a larger sample, wider margins, inside what        three times
+                  the passes so far have excluded
+    halving       one score: each pass halves what is left           until found; at most 64 times
+
+Each pass either finds the bracket right, or excludes one side of it for good: the result is exact whatever
+the proposals are, and they decide only how many passes it takes. Where more coordinates have the very same
+score than there is room to list, they are taken in the order of their index, piece by piece.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from cwmp.selection.bracket import Bracket, bracket, sample
+from cwmp.selection.limits import Limits
+from cwmp.selection.listed import Kept, Listed, keep_affordable
+from cwmp.selection.scan import Pass, Piece, PieceScan, Scanner
+
+SMALL = 1 << 15
+"""Updates up to this size are listed whole."""
+ROOM_PER_COORDINATE = 1 / 50
+LAST_ROUND = 1.005
+SAMPLES = 4
+"""Proposals from samples before halving begins."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """The exact prefix; its mask is in the scanner's words.
+
+    Attributes:
+        units: exact cost of the kept coordinates.
+        kept: their number by tensor, in the order of the scanner's parts.
+        squared: Σ g² of the kept ones.
+        total_squared: Σ g² of all that are finite.
+        wrong: coordinates that are not finite, by tensor.
+        threshold: score of the first ranked coordinate left out, None if none was.
+        passes: over the gradient.
+    """
+
+    units: int
+    kept: tuple[int, ...]
+    squared: float
+    total_squared: float
+    wrong: tuple[int, ...]
+    threshold: float | None
+    passes: int
+
+
+def find_prefix(
+    scanner: Scanner, limits: Limits, *, at_least: float, last: float | None, draw: int = 1
+) -> Found:
+    """Find the longest affordable prefix by (score descending, index ascending).
+
+    Args:
+        scanner: of the update and the score.
+        limits: of the prefix.
+        at_least: lowest score that may be kept.
+        last: where the threshold was found last time, if there was a last time.
+        draw: seed of the sample.
+    """
+    known = Bracket(least=at_least, most=math.inf)
+    room = SMALL + int(scanner.numel * ROOM_PER_COORDINATE)
+    passes, samples = 0, 0
+    while True:
+        if scanner.numel <= SMALL:
+            tried = known
+        elif passes == 0 and last is not None and last > 0 and math.isfinite(last):
+            tried = _inside(Bracket(least=last / LAST_ROUND, most=last * LAST_ROUND), known)
+        elif samples < SAMPLES:
+            tried = _proposed(scanner, limits, known, samples, draw + samples)
+            samples += 1
+        else:
+            middle = _middle(known)
+            tried = Bracket(least=middle, most=middle)
+        result = scanner.scan(tried.least, tried.most, room=room)
+        passes += 1
+        if not limits.allow(result.kept_units, result.kept):
+            known = Bracket(least=math.nextafter(tried.most, math.inf), most=known.most)
+            continue
+        if not result.listed and tried.least < tried.most:
+            known = Bracket(least=known.least, most=tried.most)
+            continue
+        found = (
+            _resolved(scanner, limits, result, passes)
+            if result.listed
+            else _ties_resolved(scanner, limits, result, tried.most, passes)
+        )
+        if found.threshold is not None or tried.least <= known.least:
+            return found
+        # Everything down to the bracket is affordable; the threshold is below.
+        known = Bracket(least=known.least, most=math.nextafter(tried.least, 0.0))
+
+
+def _proposed(scanner: Scanner, limits: Limits, known: Bracket, samples: int, draw: int) -> Bracket:
+    size = min(max(1 << 14, scanner.numel // 256), 1 << 17) << samples
+    lines = sample(scanner.parts, kind=scanner.kind, seed=scanner.seed, draw=draw, size=size)
+    return bracket(lines, limits, known, 3.0 + 2.0 * samples)
+
+
+def _inside(tried: Bracket, known: Bracket) -> Bracket:
+    least = min(max(tried.least, known.least), known.most)
+    return Bracket(least=least, most=max(min(tried.most, known.most), least))
+
+
+def _middle(known: Bracket) -> float:
+    """The score in the middle of all float64 between two."""
+    keys = np.array([known.least, known.most]).view(np.int64)
+    return float(np.int64((int(keys[0]) + int(keys[1])) // 2).view(np.float64))
+
+
+def _resolved(scanner: Scanner, limits: Limits, result: Pass, passes: int) -> Found:
+    """Keep what is affordable of a list."""
+    lists = [_listed(scanner, piece, scan) for piece, scan in zip(scanner.pieces, result.scans, strict=True)]
+    kept = keep_affordable(lists, result.kept_units, result.kept, limits)
+    return _found(scanner, result, kept, passes)
+
+
+def _ties_resolved(scanner: Scanner, limits: Limits, result: Pass, score: float, passes: int) -> Found:
+    """Keep what is affordable of many coordinates with one score, in the order of their index."""
+    units, count = result.kept_units, result.kept
+    threshold: float | None = None
+    counts, squared = [], []
+    for piece, scan in zip(scanner.pieces, result.scans, strict=True):
+        counts.append(0)
+        squared.append(0.0)
+        if threshold is None and scan.inside:
+            again = scanner.scan_piece(piece, score, score, room=piece.stop - piece.begin)
+            kept = keep_affordable([_listed(scanner, piece, again)], units, count, limits)
+            units, threshold = kept.units, kept.threshold
+            counts[-1], squared[-1] = kept.counts[0], kept.squared[0]
+            count += kept.counts[0]
+    together = Kept(units=units, counts=tuple(counts), squared=tuple(squared), threshold=threshold)
+    return _found(scanner, result, together, passes + 1)
+
+
+def _listed(scanner: Scanner, piece: Piece, scan: PieceScan) -> Listed:
+    return Listed(
+        part=scanner.parts[piece.part],
+        words=scanner.words[piece.part],
+        found=scan.found,
+        scores=scan.scores,
+        magnitudes=scan.magnitudes,
+    )
+
+
+def _found(scanner: Scanner, result: Pass, lists: Kept, passes: int) -> Found:
+    kept, wrong = [0] * len(scanner.parts), [0] * len(scanner.parts)
+    for piece, scan, count in zip(scanner.pieces, result.scans, lists.counts, strict=True):
+        kept[piece.part] += scan.kept + count
+        wrong[piece.part] += scan.wrong
+    return Found(
+        units=lists.units,
+        kept=tuple(kept),
+        squared=math.fsum([scan.kept_squared for scan in result.scans] + list(lists.squared)),
+        total_squared=math.fsum(scan.squared for scan in result.scans),
+        wrong=tuple(wrong),
+        threshold=lists.threshold,
+        passes=passes,
+    )
