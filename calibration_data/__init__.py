@@ -21,6 +21,7 @@ from calibration_data.quantities import (
     WindowReading,
     Work,
     domain_kind,
+    says_nothing,
     total_domains,
 )
 from calibration_data.terms import TERMS, Term
@@ -45,5 +46,6 @@ __all__ = [
     "Work",
     "__version__",
     "domain_kind",
+    "says_nothing",
     "total_domains",
 ]

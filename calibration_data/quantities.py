@@ -5,7 +5,7 @@ Standard-library dataclasses only, so that measuring needs no heavy import.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import hypot, isfinite
 from typing import Literal
@@ -130,6 +130,14 @@ NORMAL_COVERAGE_FACTOR = 1.96
 """k of a 95 % interval from a normal distribution (GUM table G.1)."""
 
 
+def says_nothing(flags: Collection[str]) -> bool:
+    """Whether a counter's reading is no number of joules: it stood still where it should have moved.
+
+    Zero joules of a counter that had time to tick are a reading; of one that had not they are none.
+    """
+    return "stuck" in flags or {"short", "unmoved"} <= set(flags)
+
+
 @dataclass(frozen=True, kw_only=True)
 class WindowReading:
     """Joules of one measurement window.
@@ -164,13 +172,20 @@ class WindowReading:
         """Joules of the total: packages + DRAM + GPUs.
 
         Raises:
-            MeasurementError: a counter of the total was stuck.
+            MeasurementError: a counter of the total was stuck, or did not move in a window that is shorter
+                than its update period.
         """
-        stuck = [domain for domain in total_domains(self.energy_j) if "stuck" in self.flags.get(domain, ())]
-        if stuck:
+        flags = {domain: set(self.flags.get(domain, ())) for domain in total_domains(self.energy_j)}
+        if stuck := [domain for domain, found in flags.items() if "stuck" in found]:
             raise MeasurementError(
                 f"There is no total: {', '.join(stuck)} did not move.",
                 next_step="Check the sensor with: calijoule devices.",
+            )
+        if unmoved := [domain for domain, found in flags.items() if says_nothing(found)]:
+            raise MeasurementError(
+                f"There is no total: {', '.join(unmoved)} did not move in {self.duration_s:.3g} s, which is"
+                " shorter than its update period.",
+                next_step="Measure for longer, or repeat with profiler.repeat.measure_repeated.",
             )
         return sum(self.energy_j[domain] for domain in total_domains(self.energy_j))
 

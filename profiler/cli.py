@@ -15,10 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from calibration_data import UsageError, domain_kind
+from calibration_data import UsageError, domain_kind, says_nothing
 from profiler.conditions import read_conditions
 from profiler.discovery import SensorState, discover, require_usable
-from profiler.measure import STUCK, CommandEnergy, MeasureResult, measure_command, measurement_document
+from profiler.measure import CommandEnergy, MeasureResult, measure_command, measurement_document
 from profiler.meter import EnergyMeter
 from profiler.permissions import recipes
 from profiler.plan import PlanName, Progress
@@ -217,7 +217,7 @@ def _print_result(result: MeasureResult, sensors: Sequence[RealSensor], powercap
         table.add_row("total", *_joules(result.total))
     console.print(table)
     if result.total is None:
-        stuck = [energy.domain for energy in result.domains if STUCK in energy.flags]
+        stuck = [energy.domain for energy in result.domains if says_nothing(energy.flags)]
         nothing = "neither a package, nor DRAM, nor a GPU is measured"
         reason = f"the counter of {', '.join(stuck)} did not move" if stuck else nothing
         _print_line(console, f"No total: {reason}.")
@@ -242,8 +242,8 @@ def _print_line(console: Console, text: str) -> None:
 
 
 def _joules(energy: CommandEnergy) -> tuple[str, str]:
-    if STUCK in energy.flags:
-        return STUCK, "none"
+    if says_nothing(energy.flags):
+        return "did not move", "none"
     gross = f"{energy.gross_j:.6f} ± {COVERAGE_FACTOR * energy.gross_u_j:.2g}"
     if energy.net_j is None or energy.net_u_j is None:
         return gross, "none"

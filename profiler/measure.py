@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from math import hypot, inf
 from pathlib import Path
 
-from calibration_data import FLAG_MEANING, UsageError, WindowReading, total_domains
+from calibration_data import FLAG_MEANING, UsageError, WindowReading, says_nothing, total_domains
 from profiler.conditions import FILTERING_NOTE, Conditions, condition_notes
 from profiler.idle import IdleBaseline, mean_idle, measure_idle
 from profiler.meter import EnergyMeter
@@ -29,7 +29,6 @@ INTERRUPT_GRACE_S = 0.5
 TERMINATE_GRACE_S = 5.0
 """How long a child that was told to stop may take before it is killed."""
 
-STUCK = "stuck"
 DOCUMENT_SCHEMA = "calijoule/measurement"
 DOCUMENT_SCHEMA_VERSION = 1
 
@@ -68,7 +67,7 @@ class MeasureResult:
         duration_s: from just before its start to just after its end.
         domains: one entry per domain.
         total: packages + DRAM + GPUs, each once, never the platform, cores or uncore; None where none of
-            the first is measured or the counter of one is stuck.
+            the first is measured or the counter of one says nothing (stuck, or too slow for the command).
         idle: the idle baseline, of both windows together where two were taken; None if none was.
         before: conditions before the command; None if nobody looked.
         after: conditions after it.
@@ -220,7 +219,7 @@ def _total(domains: Sequence[CommandEnergy]) -> CommandEnergy | None:
     """Sum of the domains that make the total, their uncertainties taken as independent."""
     counted = total_domains(energy.domain for energy in domains)
     parts = [energy for energy in domains if energy.domain in counted]
-    if not parts or any(STUCK in energy.flags for energy in parts):
+    if not parts or any(says_nothing(energy.flags) for energy in parts):
         return None
     nets = [(energy.net_j, energy.net_u_j) for energy in parts]
     known = [(net_j, u_j) for net_j, u_j in nets if net_j is not None and u_j is not None]

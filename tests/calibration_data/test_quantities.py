@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from calibration_data import (
     TERMS,
     CounterSpec,
+    MeasurementError,
     MemoryHierarchy,
+    WindowFlag,
     WindowReading,
     Work,
     domain_kind,
@@ -123,3 +125,17 @@ def test_an_impossible_hierarchy_is_refused(wrong: dict[str, int]) -> None:
 def test_a_counter_says_what_it_does_not_know() -> None:
     spec = CounterSpec(domain="package-0", interface="powercap", source="energy_uj")
     assert (spec.kind, spec.range_uj, spec.update_period_s) == ("counter", None, None)
+
+
+@pytest.mark.parametrize("flags", [("stuck",), ("short", "unmoved")])
+def test_a_counter_that_says_nothing_leaves_no_total(flags: tuple[WindowFlag, ...]) -> None:
+    reading = WindowReading(duration_s=0.1, energy_j={"package-0": 4.0, "gpu-0": 0.0}, flags={"gpu-0": flags})
+    with pytest.raises(MeasurementError, match="no total: gpu-0"):
+        _ = reading.total_j
+
+
+def test_a_counter_that_had_time_to_tick_may_read_zero() -> None:
+    reading = WindowReading(
+        duration_s=1.0, energy_j={"package-0": 4.0, "dram-0": 0.0}, flags={"dram-0": ("unmoved",)}
+    )
+    assert reading.total_j == 4.0
