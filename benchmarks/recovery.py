@@ -25,7 +25,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from calibration_data.families import HELD_OUT_FAMILIES
+from calibration_data.families import NEVER_FITTED_FAMILIES
 from calibration_data.records import CalibrationRecord
 from calibration_data.store import records_sha256
 from cost_models.cost_model import CostModel
@@ -205,7 +205,7 @@ def power_shares(records: Sequence[CalibrationRecord], truth: dict[str, float]) 
     """Largest share of the power that each term carries in any microbenchmark, by the truth."""
     shares: dict[str, float] = defaultdict(float)
     for record in records:
-        if record.family in HELD_OUT_FAMILIES:
+        if record.family in NEVER_FITTED_FAMILIES:
             continue
         work = record.window_work(record.replicates[0])
         joules = {term: truth.get(term, 0.0) * amount for term, amount in work.items()}
@@ -245,7 +245,8 @@ def main() -> None:
             print(f"{kind:18s} {row(costs)}")
     families = sorted({family for outcome in outcomes for family in outcome.held_out})
     for family in families:
-        errors = [outcome.held_out[family] for outcome in outcomes if outcome.held_out[family] is not None]
+        found_errors = [outcome.held_out.get(family) for outcome in outcomes]
+        errors = [error for error in found_errors if error is not None]
         print(f"never fitted, {family:14s} median MAPE {median(errors):.2%}, worst {max(errors):.2%}")
     print(
         f"never fitted, all: median MAPE {median(o.mape_held_out for o in outcomes):.2%}, worst "

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from calibration_data import UsageError
-from calibration_data.families import HELD_OUT_FAMILIES
+from calibration_data.families import NEVER_FITTED_FAMILIES
 from calibration_data.records import CalibrationRecord
 from calibration_data.store import read_records, records_sha256
 from cost_models.cost_model import CostModel
@@ -168,7 +168,7 @@ def _fit_progress(records: list[CalibrationRecord]) -> Iterator[Callable[[str], 
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        families = {record.family for record in records} - set(HELD_OUT_FAMILIES)
+        families = {record.family for record in records} - set(NEVER_FITTED_FAMILIES)
         task = bars.add_task("", total=1 + len(families))
         started = False
 
@@ -277,6 +277,13 @@ def _print_diagnostics(console: Console, model: CostModel) -> None:
     for name, family in found.families.items():
         if family.reason:
             _print_line(console, f"{name} left out: {family.reason}")
+    for point, band in found.toggle.items():
+        low, high = band.ci95
+        _print_line(
+            console,
+            f"{_plain(point)} on zeros draws {band.zeros_rel:.0%} ({low:.0%} to {high:.0%}) of what it draws "
+            "on random data, for which the costs hold",
+        )
     condition = found.scaled_condition_number
     _print_line(
         console,

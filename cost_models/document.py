@@ -150,6 +150,25 @@ class HeldOutDiagnostics(_Frozen):
     reason: Text = ""
 
 
+class ToggleBand(_Frozen):
+    """How much less work on zeros draws than the same work on random data, for which the costs hold.
+
+    Attributes:
+        zeros_rel: joules of a loop on zeros, those of the idle device taken off, over those on random data.
+        ci95: 95 % interval.
+    """
+
+    zeros_rel: Quantity
+    ci95: tuple[Quantity, Quantity]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ToggleBand:
+        low, high = self.ci95
+        if not low <= self.zeros_rel <= high:
+            raise ValueError("the interval of a toggle band does not contain its value")
+        return self
+
+
 class Diagnostics(_Frozen):
     """How far to trust the fit; empty for a model from the literature.
 
@@ -171,6 +190,7 @@ class Diagnostics(_Frozen):
         mape_held_out: mean absolute relative error on the families that no fit uses, as a fraction.
         coverage95_held_out: share of their windows inside the 95 % prediction interval.
         held_out: the same by family.
+        toggle: work on zeros against the same on random data, by configuration; never part of the fit.
     """
 
     n_records: NonNegativeInt = 0
@@ -188,6 +208,7 @@ class Diagnostics(_Frozen):
     mape_held_out: Quantity | None = None
     coverage95_held_out: Fraction | None = None
     held_out: Annotated[dict[Name, HeldOutDiagnostics], Field(max_length=1000)] = Field(default_factory=dict)
+    toggle: Annotated[dict[Name, ToggleBand], Field(max_length=1000)] = Field(default_factory=dict)
 
 
 class Validity(_Frozen):

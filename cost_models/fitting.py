@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from calibration_data import TERMS, MeasurementError, __version__, total_domains
-from calibration_data.families import HELD_OUT_FAMILIES
+from calibration_data.families import HELD_OUT_FAMILIES, NEVER_FITTED_FAMILIES
 from calibration_data.files import describe_validation_error
 from calibration_data.records import CalibrationRecord, DeviceFingerprint
 from calibration_data.terms import POWER_TERMS
@@ -26,6 +26,7 @@ from cost_models.errors import RecordsDisagreeError
 from cost_models.held_out import leave_one_family_out, predict_held_out
 from cost_models.plausibility import published_range
 from cost_models.regression import EnergyRegression
+from cost_models.toggle import toggle_bands
 
 
 def fit_cost_model(
@@ -55,7 +56,7 @@ def fit_cost_model(
         MeasurementError: the numbers of the records are impossible.
     """
     every = sorted_records(records)
-    records = [record for record in every if record.family not in HELD_OUT_FAMILIES]
+    records = [record for record in every if record.family not in NEVER_FITTED_FAMILIES]
     held_out = [record for record in every if record.family in HELD_OUT_FAMILIES]
     if not records:
         raise RecordsDisagreeError(
@@ -81,7 +82,7 @@ def fit_cost_model(
     )
     diagnostics = diagnose(
         records, design, fit, left_out, predict_held_out(records, held_out, design, fit), held_out, drift
-    )
+    ).model_copy(update={"toggle": toggle_bands(every)})
     try:
         document = _document(records, records_sha256, design, fit, diagnostics)
         return CostModel(document.model_copy(update={"gain_u_rel": gain_u_rel}))

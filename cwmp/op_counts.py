@@ -22,6 +22,7 @@ from torch import Tensor
 from calibration_data import MemoryHierarchy, Work
 from cwmp.tensors import TensorLayout, expected_groups, touched_groups
 from profiler.microbenchmark import traffic
+from profiler.sparse_work import row_bytes
 
 Phase = Literal["pack", "apply"]
 IndexCoding = Literal["raw32", "golomb"]
@@ -56,13 +57,8 @@ def line_coordinates(layout: TensorLayout, memory: MemoryHierarchy) -> int:
 
 
 def row_coordinates(layout: TensorLayout, memory: MemoryHierarchy) -> int:
-    """Coordinates in one DRAM row, which one activation opens.
-
-    8 KiB for a rank of eight x8 DDR4 chips with pages of 1 KiB (JESD79-4); 1 KiB for HBM2 (O'Connor et al.,
-    MICRO'17), told by its transfers of 32 B.
-    """
-    row_bytes = 1024 if memory.line_bytes <= 32 else 8192
-    return row_bytes // layout.element_bytes
+    """Coordinates in one DRAM row, which one activation opens."""
+    return row_bytes(memory) // layout.element_bytes
 
 
 def expected_touched(layout: TensorLayout, memory: MemoryHierarchy, density: float) -> Touched:

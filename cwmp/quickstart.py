@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from calibration_data import NoUsableSensorError
-from calibration_data.families import HELD_OUT_FAMILIES
+from calibration_data.families import NEVER_FITTED_FAMILIES
 from calibration_data.store import records_sha256
 from cost_models import CostModel, MissingCoefficientError, fit_cost_model, load_cost_model, save_cost_model
 from cwmp.compare import compare
@@ -116,7 +116,7 @@ def _calibrate(device: Device, out: Path, screen: Screen) -> CostModel:
     screen.say("2/4 Fit the cost of every operation.")
     with screen.bar("fit") as advance:
         steps: list[str] = []
-        families = len({record.family for record in records} - set(HELD_OUT_FAMILIES))
+        families = len({record.family for record in records} - set(NEVER_FITTED_FAMILIES))
 
         def report(step: str) -> None:
             advance(len(steps), families + 1, step)

@@ -19,6 +19,7 @@ from profiler.device import Execution, Kernel
 from profiler.duty import jitter, slice_seconds
 from profiler.microbenchmark import Microbenchmark, work_per_loop
 from profiler.sensors.base import Sensor
+from profiler.sparse_work import ring_chunks
 from profiler.workloads.cpu_loops import FLOAT_TYPES, make_loop
 from profiler.workloads.generated_code import CHECKABLE, check_code
 from profiler.workloads.threads import PinnedThreads
@@ -68,6 +69,7 @@ class CpuDevice:
             benchmark.threads <= self.memory.cores
             and (benchmark.level is None or benchmark.level in self.memory.levels)
             and (not arithmetic or benchmark.dtype in FLOAT_TYPES)
+            and (benchmark.kernel != "compaction" or ring_chunks(benchmark.density, self.memory) is not None)
         )
 
     def prepare(self, benchmark: Microbenchmark) -> Kernel:
@@ -85,7 +87,7 @@ class CpuDevice:
             )
         if benchmark.kernel == "idle":
             return IdleKernel(self.clock)
-        make = partial(make_loop, benchmark, line_bytes=self.memory.line_bytes)
+        make = partial(make_loop, benchmark, self.memory)
         if benchmark.shared:
             loop = make(seed=0)
             threads = PinnedThreads(self.cpus[: benchmark.threads], lambda index: loop, self.clock)

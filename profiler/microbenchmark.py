@@ -11,10 +11,25 @@ from typing import Literal
 
 from calibration_data import MemoryHierarchy, Work
 from profiler.network_work import ITEMS, NetworkKernel
+from profiler.sparse_work import SparseKernel, compaction_pairs, update_amounts
 
 KernelName = (
-    Literal["idle", "spin", "load", "store", "copy", "gather", "scatter", "fma", "intensity", "launch"]
+    Literal[
+        "idle",
+        "spin",
+        "load",
+        "store",
+        "copy",
+        "triad",
+        "gather",
+        "scatter",
+        "chase",
+        "fma",
+        "intensity",
+        "launch",
+    ]
     | NetworkKernel
+    | SparseKernel
 )
 
 ELEMENT_BYTES = 8
@@ -25,6 +40,9 @@ FMA_PER_LOOP = 1_000_000
 
 LAUNCHES_PER_LOOP = 1_000
 """Empty calls of each thread in one loop of the ``launch`` kernel."""
+
+CHASE_STEPS = 1 << 16
+"""Dependent loads of each thread in one loop of the ``chase`` kernel: some milliseconds from DRAM."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +57,11 @@ class Microbenchmark:
         level: memory level in which the working set lives; None for kernels without one.
         working_set_bytes: of all threads together: each thread walks its own equal share.
         shared: each thread walks all of it instead, for ``load``.
-        dtype: of the arithmetic, one of ``calibration_data.terms.DTYPES``, for ``fma`` and ``intensity``.
+        dtype: of the arithmetic, one of ``calibration_data.terms.DTYPES``.
         fma_per_element: multiply-adds on each loaded element, for ``intensity``.
+        density: part of the coordinates that is kept, for ``sparse-update`` and ``compaction``.
         duty: fraction of the window in which the kernel runs; the rest is idle.
+        data: what ``load`` and ``fma`` work on.
     """
 
     point: str
@@ -52,14 +72,17 @@ class Microbenchmark:
     working_set_bytes: int | None = None
     dtype: str | None = None
     fma_per_element: int = 0
+    density: float = 1.0
     duty: float = 1.0
     shared: bool = False
+    data: Literal["random", "zeros"] = "random"
 
 
 def work_per_loop(benchmark: Microbenchmark, memory: MemoryHierarchy) -> Work:
     """Exact amounts of one loop over all threads.
 
-    One loop is one pass over the working set; for kernels without one, ``FMA_PER_LOOP`` multiply-adds or
+    One loop is one pass over the working set; ``CHASE_STEPS`` lines of each thread's share for ``chase``,
+    which goes on where it stopped; for kernels without a working set ``FMA_PER_LOOP`` multiply-adds or
     ``LAUNCHES_PER_LOOP`` calls of each thread; ``idle`` and ``spin`` do no countable work.
     """
     size = benchmark.working_set_bytes or 0
@@ -80,13 +103,21 @@ def work_per_loop(benchmark: Microbenchmark, memory: MemoryHierarchy) -> Work:
         case "copy":
             half = size // 2
             return traffic(memory, benchmark.level, element_bytes=size, read_bytes=size, written_bytes=half)
+        case "triad":
+            # A product and a sum for two elements that are read and one that is written.
+            third = size // 3
+            moved = traffic(memory, benchmark.level, element_bytes=size, read_bytes=size, written_bytes=third)
+            return moved + Work({f"flop_{benchmark.dtype}": 2 * (third // ELEMENT_BYTES)})
         case "intensity":
             element = 4 if benchmark.dtype == "fp32" else 8
             flop = Work({f"flop_{benchmark.dtype}": (2 * benchmark.fma_per_element + 1) * (size // element)})
             return flop + traffic(
                 memory, benchmark.level, element_bytes=size, read_bytes=size, written_bytes=0
             )
-        case "gather":
+        case "gather" | "chase":
+            if benchmark.kernel == "chase":
+                lines = CHASE_STEPS * benchmark.threads
+                size = lines * memory.line_bytes
             return _random_lines(benchmark, lines) + traffic(
                 memory, benchmark.level, element_bytes=lines * ELEMENT_BYTES, read_bytes=size, written_bytes=0
             )
@@ -98,7 +129,13 @@ def work_per_loop(benchmark: Microbenchmark, memory: MemoryHierarchy) -> Work:
                 read_bytes=size,
                 written_bytes=size,
             )
-        case "softmax" | "layernorm" | "convolution" | "attention" | "adam" | "training-step":
+        case "sparse-update":
+            return _sparse_update(benchmark, memory)
+        case "compaction":
+            scanned = traffic(memory, benchmark.level, element_bytes=size, read_bytes=size, written_bytes=0)
+            compared = Work({"flop_fp32": size // 4})
+            return scanned + compared + compaction_pairs(benchmark.density, size)
+        case _:
             return _items(benchmark, memory)
 
 
@@ -111,6 +148,22 @@ def _items(benchmark: Microbenchmark, memory: MemoryHierarchy) -> Work:
         element_bytes=count * item.element_bytes,
         read_bytes=count * item.read_bytes,
         written_bytes=count * item.written_bytes,
+    )
+
+
+def _sparse_update(benchmark: Microbenchmark, memory: MemoryHierarchy) -> Work:
+    size = benchmark.working_set_bytes or 0
+    flop, element_bytes, line_bytes, rows = update_amounts(benchmark.density, size, memory)
+    return (
+        Work({"flop_fp32": flop})
+        + _random_lines(benchmark, rows)
+        + traffic(
+            memory,
+            benchmark.level,
+            element_bytes=element_bytes,
+            read_bytes=line_bytes,
+            written_bytes=line_bytes,
+        )
     )
 
 

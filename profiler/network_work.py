@@ -9,9 +9,12 @@ items and one loop is one pass over them. What an item uses again and again fits
     attention       a head, 32 positions of 16 numbers               softmax(q·kᵀ)·v
     adam            1024 weights with two moments and gradients
     training-step   a network 16 → 32 → 16 on 16 samples             forward, backward, Adam
+    matmul          a product of two matrices, 32 × 32               four rows of one at a time
 
-All of it is single precision. Counted are the operations and accesses of the program as written in
-``profiler.workloads.cpu_network``; a comparison, a square root and a division are one FLOP each.
+A library's matrix product packs and blocks as it likes, so its bytes cannot be counted; ``matmul`` is a
+batch of products of the size to which libraries cut larger ones. All of it is single precision. Counted are
+the operations and accesses of the program as written in ``profiler.workloads.cpu_network``; a comparison, a
+square root and a division are one FLOP each.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, get_args
 
-NetworkKernel = Literal["softmax", "layernorm", "convolution", "attention", "adam", "training-step"]
+NetworkKernel = Literal["softmax", "layernorm", "convolution", "attention", "adam", "training-step", "matmul"]
 
 NETWORK_KERNELS: tuple[NetworkKernel, ...] = get_args(NetworkKernel)
 
@@ -35,6 +38,9 @@ OUT = IMAGE - KERNEL + 1
 POSITIONS, HEAD = 32, 16
 
 SAMPLES, INPUTS, HIDDEN = 16, 16, 32
+
+SIDE, ROWS_AT_A_TIME = 32, 4
+"""Of a matrix of ``matmul``, and its rows that are added to a row of the product in one pass over it."""
 
 WEIGHTS = 2 * INPUTS * HIDDEN
 """Weights of the network of ``training-step``: one matrix into the hidden layer, one out of it."""
@@ -119,6 +125,14 @@ def _training_step() -> ItemWork:
     )
 
 
+def _matmul() -> ItemWork:
+    square = SIDE * SIDE
+    # The product is cleared; a pass loads a factor for each of its rows, them and the product, and stores it.
+    passes = square // ROWS_AT_A_TIME
+    accesses = square + passes * (ROWS_AT_A_TIME + SIDE * (ROWS_AT_A_TIME + 2))
+    return _item(flop=2 * SIDE**3, accesses=accesses, read=3 * square, written=square, size=3 * square)
+
+
 ITEMS: MappingProxyType[str, ItemWork] = MappingProxyType(
     {
         "softmax": _item(
@@ -131,6 +145,7 @@ ITEMS: MappingProxyType[str, ItemWork] = MappingProxyType(
         "attention": _attention(),
         "adam": _item(flop=ADAM_FLOP * ROW, accesses=7 * ROW, read=4 * ROW, written=3 * ROW, size=4 * ROW),
         "training-step": _training_step(),
+        "matmul": _matmul(),
     }
 )
 """Work on one item by kernel."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from calibration_data import MemoryHierarchy
 from profiler.microbenchmark import KernelName, Microbenchmark
 from profiler.network_work import ITEMS, NetworkKernel
+from profiler.sparse_work import SparseKernel, period_bytes, touched_groups
 
 
 def thread_counts(cores: int, *, full: bool) -> list[int]:
@@ -29,7 +30,7 @@ def walk(
 ) -> Microbenchmark:
     """A kernel with a working set; ``size`` is of one thread at private levels, of all at shared ones."""
     total = size * threads if _is_private(memory, level) else size
-    share = _whole_lines(total // threads, memory.line_bytes)
+    share = _whole_lines(total // threads, memory.line_bytes, 3 if kernel == "triad" else 2)
     return Microbenchmark(
         point=f"{kernel}-{level}-t{threads}{suffix}",
         family=family or kernel,
@@ -59,6 +60,27 @@ def items(
         level=level,  # type: ignore[arg-type]
         working_set_bytes=count * threads * item_bytes,
         dtype="fp32",
+    )
+
+
+def sparse(kernel: SparseKernel, memory: MemoryHierarchy, threads: int, density: float) -> Microbenchmark:
+    """A kernel of the phase after backprop on a tensor in DRAM, in whole chunks and rows for each thread.
+
+    What it touches is as large as other working sets: of few coordinates the tensor is many times larger.
+    """
+    step = touched = period_bytes(density, memory)
+    if kernel == "sparse-update":
+        touched = memory.line_bytes * touched_groups(density, memory.line_bytes, step)
+    share = -(-4 * memory.last_cache_bytes // (threads * touched)) * step
+    return Microbenchmark(
+        point=f"{kernel}-dram-t{threads}-keep{round(100 * density)}",
+        family=kernel,
+        kernel=kernel,
+        threads=threads,
+        level="dram",
+        working_set_bytes=share * threads,
+        dtype="fp32",
+        density=density,
     )
 
 
@@ -93,6 +115,6 @@ def random_bytes(memory: MemoryHierarchy, threads: int) -> int:
     return int(threads * memory.line_bytes * 2 ** (lines - 1).bit_length())
 
 
-def _whole_lines(size: int, line_bytes: int) -> int:
-    """Up to an even number of lines, so that a copy has as many to read as to write."""
-    return -(-size // (2 * line_bytes)) * 2 * line_bytes
+def _whole_lines(size: int, line_bytes: int, parts: int) -> int:
+    """Up to so many equal parts of whole lines; an even number has as many to read as to write."""
+    return -(-size // (parts * line_bytes)) * parts * line_bytes

@@ -4,12 +4,15 @@
     awake on 1 … all cores      awake_w, core_w           an empty loop
     duty cycle                  idle against awake        the same work in a fraction of the time
     load, l1 → dram             byte_<level>              one level more with each size
-    store, copy                 byte_dram_write           reads and writes in different ratios
+    store, copy, triad          byte_dram_write           reads and writes in different ratios
     gather, scatter             line_random_dram          whole lines at random addresses
+    chase                       lines against time        one line after the other has come
     fma                         flop_<dtype>              registers only
     intensity                   flop against bytes        few to many operations on each byte
     launch                      launch                    empty calls
-    softmax … training step     nothing                   judge the model, are never in its fit
+    softmax … matmul            nothing                   judge the model, are never in its fit
+    sparse update, compaction   nothing                   judge the cost vector in the same way
+    toggle                      nothing                   zeros: a band around costs of random data
 
 An intensity sweep alone cannot tell time, awake power and bytes apart (rank 3 of 6); working sets, thread
 counts, duty cycles and the awake idle loop can.
@@ -20,17 +23,22 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from calibration_data import MemoryHierarchy
+from calibration_data.families import TOGGLE_FAMILY, ZEROS_SUFFIX
 from calibration_data.terms import DTYPES
 from profiler.device import Device
 from profiler.microbenchmark import KernelName, Microbenchmark
 from profiler.network_work import NETWORK_KERNELS
-from profiler.placement import counts_that_reach, items, random_bytes, sizes, thread_counts, walk
+from profiler.placement import counts_that_reach, items, random_bytes, sizes, sparse, thread_counts, walk
+from profiler.sparse_work import DENSITIES, ring_chunks
 
 PlanName = Literal["quick", "full"]
+
+QUICK_NETWORK_KERNELS = tuple(kernel for kernel in NETWORK_KERNELS if kernel != "matmul")
+"""Those that judge a quick plan."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +79,7 @@ PROTOCOLS: dict[PlanName, Protocol] = {
     ),
     "full": Protocol(
         replicates=5,
-        longest_s=22.0,
+        longest_s=21.0,
         target_rel_ci=0.003,
         preheat_s=60.0,
         window_s=1.0,
@@ -113,6 +121,9 @@ def make_plan(device: Device, name: PlanName, *, seed: int = 0) -> Plan:
     """
     full = name == "full"
     points = [*_points(device.memory, full=full), *network_points(device.memory, full=full)]
+    points += (
+        [*_more_traffic(device.memory), *_after_backprop(device.memory), *_zeros(points)] if full else []
+    )
     supported = [point for point in points if device.supports(point)]
     return Plan(
         name=name, seed=seed, points=_in_blocks(supported, random.Random(seed)), protocol=PROTOCOLS[name]
@@ -218,9 +229,35 @@ def _intensities(memory: MemoryHierarchy, *, full: bool) -> Iterator[Microbenchm
                 )
 
 
+def _more_traffic(memory: MemoryHierarchy) -> Iterator[Microbenchmark]:
+    """Bytes and lines at rates other than those of ``load`` and ``gather``: they must not mean time."""
+    size = sizes(memory, "dram", full=False)[0]
+    for count in thread_counts(memory.cores, full=True):
+        yield walk("triad", memory, "dram", size, count, dtype="fp64")
+    for count in sorted({1, memory.cores}):
+        yield walk("chase", memory, "dram", random_bytes(memory, count), count)
+
+
+def _after_backprop(memory: MemoryHierarchy) -> Iterator[Microbenchmark]:
+    """What a cost vector prices, with few to all coordinates kept."""
+    for density in DENSITIES:
+        yield sparse("sparse-update", memory, memory.cores, density)
+        if ring_chunks(density, memory):
+            yield sparse("compaction", memory, memory.cores, density)
+
+
+def _zeros(points: Sequence[Microbenchmark]) -> Iterator[Microbenchmark]:
+    """Loads from DRAM and multiply-adds of the plan on all cores once more, on zeros."""
+    cores = max(point.threads for point in points)
+    for name in (f"load-dram-t{cores}-0", f"fma-fp32-t{cores}"):
+        for point in points:
+            if point.point == name:
+                yield replace(point, point=f"{name}{ZEROS_SUFFIX}", family=TOGGLE_FAMILY, data="zeros")
+
+
 def network_points(memory: MemoryHierarchy, *, full: bool) -> Iterator[Microbenchmark]:
     """Work as networks do it, in the second level and in DRAM; in a quick plan in one of both."""
-    for number, kernel in enumerate(NETWORK_KERNELS):
+    for number, kernel in enumerate(NETWORK_KERNELS if full else QUICK_NETWORK_KERNELS):
         for level in (memory.levels[1], "dram") if full else (("dram", memory.levels[1])[number % 2],):
             size = sizes(memory, level, full=False)[0]
             counts = counts_that_reach(memory, level, size, full=full)

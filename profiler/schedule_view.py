@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from calibration_data.families import HELD_OUT_FAMILIES
+from calibration_data.families import HELD_OUT_FAMILIES, TOGGLE_FAMILY
 from profiler.plan import Plan
 from profiler.schedule import Schedule
 
@@ -26,8 +26,7 @@ def print_schedule(console: Console, plan: Plan, schedule: Schedule) -> None:
     """What would run: families, configurations and minutes, and how each configuration is measured."""
     table = Table("family", "configurations", "minutes", "use")
     for family, (count, seconds) in schedule.families.items():
-        use = "judges the model" if family in HELD_OUT_FAMILIES else "fit"
-        table.add_row(family, str(count), f"{seconds / 60:.1f}", use)
+        table.add_row(family, str(count), f"{seconds / 60:.1f}", _use(family))
     console.print(table)
     protocol = plan.protocol
     console.print(
@@ -38,6 +37,12 @@ def print_schedule(console: Console, plan: Plan, schedule: Schedule) -> None:
         markup=False,
         soft_wrap=True,
     )
+
+
+def _use(family: str) -> str:
+    if family == TOGGLE_FAMILY:
+        return "band of zeros"
+    return "judges the model" if family in HELD_OUT_FAMILIES else "fit"
 
 
 def schedule_document(plan: Plan, schedule: Schedule, device: str) -> dict[str, Any]:

@@ -238,8 +238,9 @@ class SimulatedKernel:
         throttled = device.throttled()
         work = self.work_per_loop * loops
         busy_s = loops * SPIN_LOOP_S if self.benchmark.kernel == "spin" else device.duration_s(work, threads)
+        charged = work * (device.spec.zeros_rel if self.benchmark.data == "zeros" else 1.0)
         for share in self._slices(busy_s):
-            device._spend(share * busy_s, work * share, threads, factors)
+            device._spend(share * busy_s, charged * share, threads, factors)
             device._spend(share * busy_s * (1 / self.benchmark.duty - 1), Work(), 0, factors)
         return Execution(
             active_s=busy_s, busy_core_s=busy_s * threads, throttled=throttled or device.throttled()

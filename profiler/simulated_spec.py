@@ -87,6 +87,7 @@ class SimulatedDeviceSpec(_Strict):
     Attributes:
         truth: joules per unit, or watts, by term.
         rates: units per second of the whole device by operation term; typical values where one is missing.
+        zeros_rel: what operations of a microbenchmark on zeros cost of those on random data.
     """
 
     schema_name: Literal["calijoule/simulated-device"] = Field(alias="schema")
@@ -94,6 +95,7 @@ class SimulatedDeviceSpec(_Strict):
     name: Annotated[str, Field(min_length=1, max_length=100)]
     truth: dict[str, NonNegativeFloat]
     rates: dict[str, PositiveFloat] = Field(default_factory=dict)
+    zeros_rel: Annotated[float, Field(gt=0, le=1)] = 1.0
     memory: MemoryHierarchy
     sensor: SimulatedSensorSpec
     faults: Annotated[tuple[Fault, ...], Field(max_length=1000)] = ()

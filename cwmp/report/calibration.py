@@ -234,6 +234,13 @@ def _diagnostic_rows(model: CostModel) -> Iterator[tuple[object, object, object]
             "softmax, convolution, attention, training steps and the like, which no fit uses: "
             + ", ".join(f"{name} {_share(judged.mape)}" for name, judged in found.held_out.items()),
         )
+    for point, band in found.toggle.items():
+        yield (
+            f"{point} on zeros",
+            _share(band.zeros_rel, 0),
+            f"of its joules on random data, for which the costs hold; 95 % interval "
+            f"{_share(band.ci95[0], 0)} to {_share(band.ci95[1], 0)}",
+        )
     for side, deviation in found.repeatability.items():
         yield (
             f"repeatability, {side}",

@@ -45,21 +45,18 @@ def chain_elements(itemsize: int) -> int:
     return CHAINS * vector_bits() // (8 * itemsize)
 
 
-def _fused_step(builder: ir.IRBuilder, x: Any) -> Any:
-    """Emit x·x − c for a scalar or a vector: fused where the CPU can, else multiplied and then added."""
-    scalar = x.type.element if isinstance(x.type, ir.VectorType) else x.type
-    name = "f32" if isinstance(scalar, ir.FloatType) else "f64"
-    if isinstance(x.type, ir.VectorType):
-        addend = ir.Constant(x.type, [ir.Constant(scalar, ADDEND)] * x.type.count)
+def _fused_step(builder: ir.IRBuilder, x: Any, addend: Any) -> Any:
+    """Emit x·x + addend for scalars or vectors: fused where the CPU can, else multiplied and then added."""
+    vector = isinstance(x.type, ir.VectorType)
+    name = "f32" if isinstance(x.type.element if vector else x.type, ir.FloatType) else "f64"
+    if vector:
         name = f"v{x.type.count}{name}"
-    else:
-        addend = ir.Constant(scalar, ADDEND)
     signature = ir.FunctionType(x.type, [x.type] * 3)
     fmuladd = cgutils.get_or_insert_function(builder.module, signature, f"llvm.fmuladd.{name}")
     return builder.call(fmuladd, [x, x, addend])
 
 
-def _type_advance(typingctx: Any, state: Any, steps: Any) -> Any:
+def _type_advance(typingctx: Any, state: Any, steps: Any, addend: Any) -> Any:
     """Step every element of ``state`` in registers: loaded once, stored once."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
@@ -67,6 +64,9 @@ def _type_advance(typingctx: Any, state: Any, steps: Any) -> Any:
         scalar = context.get_value_type(signature.args[0].dtype)
         itemsize = 4 if isinstance(scalar, ir.FloatType) else 8
         vector = ir.VectorType(scalar, vector_bits() // (8 * itemsize))
+        addends = ir.Constant(vector, ir.Undefined)
+        for lane in range(vector.count):
+            addends = builder.insert_element(addends, arguments[2], ir.Constant(ir.IntType(32), lane))
         memory = builder.bitcast(array.data, vector.as_pointer())
         places = [builder.gep(memory, [ir.Constant(ir.IntType(64), chain)]) for chain in range(CHAINS)]
         registers = [cgutils.alloca_once(builder, vector) for _ in places]
@@ -74,12 +74,12 @@ def _type_advance(typingctx: Any, state: Any, steps: Any) -> Any:
             builder.store(builder.load(place, align=itemsize), register)
         with cgutils.for_range(builder, arguments[1]):
             for register in registers:
-                builder.store(_fused_step(builder, builder.load(register)), register)
+                builder.store(_fused_step(builder, builder.load(register), addends), register)
         for place, register in zip(places, registers, strict=True):
             builder.store(builder.load(register), place, align=itemsize)
         return context.get_dummy_value()
 
-    return types.void(state, steps), generate
+    return types.void(state, steps, addend), generate
 
 
 _advance: Any = intrinsic(_type_advance)
@@ -94,7 +94,13 @@ def fma(state: NDArray[Any], steps: int) -> None:
             the last.
         steps: of each element.
     """
-    _advance(state, steps)
+    _advance(state, steps, state.dtype.type(ADDEND))
+
+
+@compiled
+def fma_adding(state: NDArray[Any], steps: int, addend: Any) -> None:
+    """The same with the map x ← x·x + addend; zeros stay zeros if nothing is added to them."""
+    _advance(state, steps, addend)
 
 
 @functools.cache
@@ -113,7 +119,7 @@ def intensity_kernel(fma_per_element: int) -> Callable[[NDArray[Any], int], Any]
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
             (value,) = arguments
             for _ in range(fma_per_element):
-                value = _fused_step(builder, value)
+                value = _fused_step(builder, value, ir.Constant(value.type, ADDEND))
             return value
 
         return x(x), generate

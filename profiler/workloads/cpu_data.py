@@ -27,6 +27,13 @@ def aligned_empty(count: int, dtype: type[np.generic], *, alignment: int) -> NDA
     return memory[start : start + size].view(dtype)
 
 
+def zeros(count: int, dtype: type[np.generic], *, alignment: int) -> NDArray[Any]:
+    """Zeros that were written, so that each page has its own memory; arguments as for ``aligned_empty``."""
+    array = aligned_empty(count, dtype, alignment=alignment)
+    array.fill(0)
+    return array
+
+
 def random_operands(
     count: int, dtype: type[np.float32] | type[np.float64], *, seed: int, alignment: int
 ) -> NDArray[Any]:

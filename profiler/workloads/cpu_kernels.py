@@ -15,9 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from profiler.workloads.compiled import compiled
+from profiler.workloads.compiled import compiled, compiled_fused
 
 Elements = NDArray[np.uint64]
+Floats = NDArray[np.float64]
+
+TRIAD_FACTOR = 0.4142135623730951
 
 SPIN_STEPS = 500_000
 """Steps of one loop of ``spin``: six dependent one-cycle operations each, about 1 ms at 3 GHz."""
@@ -72,6 +75,20 @@ def copy(source: Elements, target: Elements, loops: int) -> Any:
     return key
 
 
+@compiled_fused
+def triad(source: Floats, other: Floats, target: Floats, loops: int) -> Any:
+    """Write ``source + factor · other`` to ``target`` (McCalpin's STREAM); the factor's sign changes.
+
+    Returns the factor of the next loop.
+    """
+    factor = TRIAD_FACTOR
+    for _ in range(loops):
+        for index in range(target.size):
+            target[index] = source[index] + factor * other[index]
+        factor = -factor
+    return factor
+
+
 @compiled
 def random_line(index: Any, multiplier: Any, shift: Any, mask: Any) -> Any:
     """The line that comes ``index``-th in a random order of ``mask + 1`` lines, a power of two.
@@ -112,6 +129,28 @@ def scatter(elements: Elements, loops: int, elements_per_line: int, shift: int) 
         for index in range(mask + np.uint64(1)):
             elements[random_line(index, multiplier, half, mask) * stride] += WEYL
     return multiplier
+
+
+@compiled
+def link(elements: Elements, elements_per_line: int, shift: int) -> None:
+    """Write into the first element of every line where the next line of a random cycle begins."""
+    stride = np.uint64(elements_per_line)
+    lines = np.uint64(elements.size) // stride
+    half, mask = np.uint64(shift), lines - np.uint64(1)
+    place = random_line(mask, _SEED, half, mask)
+    for index in range(lines):
+        next_line = random_line(index, _SEED, half, mask)
+        elements[place * stride] = next_line * stride
+        place = next_line
+
+
+@compiled
+def chase(elements: Elements, start: Any, steps: int) -> Any:
+    """Go from line to line as ``link`` wrote it; each step waits for the load before. Returns the place."""
+    place = np.uint64(start)
+    for _ in range(steps):
+        place = elements[place]
+    return place
 
 
 @compiled

@@ -194,6 +194,33 @@ def adam(data: Floats, loops: int, size: int) -> None:
 
 
 @compiled_fused
+def matmul(data: Floats, loops: int, side: int) -> None:
+    """Square matrices a and b and their product in turn; four rows of b are added to one of it at a time."""
+    size = side * side
+    for _ in range(loops):
+        for start in range(0, data.size, 3 * size):
+            clear(data[start + 2 * size : start + 3 * size])
+            for row in range(side):
+                factors = data[start + row * side : start + (row + 1) * side]
+                target = data[start + 2 * size + row * side : start + 2 * size + (row + 1) * side]
+                for k in range(0, side, 4):
+                    rows = data[start + size + k * side : start + size + (k + 4) * side]
+                    add_four_scaled(target, factors[k], factors[k + 1], factors[k + 2], factors[k + 3], rows)
+
+
+@compiled_fused
+def add_four_scaled(target: Floats, f0: Any, f1: Any, f2: Any, f3: Any, rows: Floats) -> None:
+    """``target += f0·rows[0] + … + f3·rows[3]``: each element loads five numbers and stores one."""
+    size = target.size
+    second, third, fourth = rows[size : 2 * size], rows[2 * size : 3 * size], rows[3 * size : 4 * size]
+    for index in range(size):
+        total = target[index] + f0 * rows[index]
+        total += f1 * second[index]
+        total += f2 * third[index]
+        target[index] = total + f3 * fourth[index]
+
+
+@compiled_fused
 def network_step(
     weights: Floats, x: Floats, target: Floats, scratch: Floats, inputs: int, hidden: int, sign: Any
 ) -> None:

@@ -19,6 +19,7 @@ from profiler.network_work import (
     POSITIONS,
     ROW,
     SAMPLES,
+    SIDE,
     WEIGHTS,
 )
 from profiler.workloads import cpu_network
@@ -35,6 +36,7 @@ _KERNELS: dict[str, tuple[Any, tuple[int, ...], int]] = {
         (SAMPLES, INPUTS, HIDDEN),
         2 * SAMPLES * HIDDEN + SAMPLES * INPUTS + WEIGHTS,
     ),
+    "matmul": (cpu_network.matmul, (SIDE,), 0),
 }
 """Function, its sizes, and the floats beside the items, which stay in the first level."""
 

@@ -15,13 +15,14 @@ from typing import Any
 from calibration_data import MeasurementError
 from profiler.microbenchmark import Microbenchmark
 from profiler.network_work import NETWORK_KERNELS
-from profiler.workloads import cpu_arithmetic, cpu_kernels, cpu_network
+from profiler.workloads import cpu_arithmetic, cpu_kernels, cpu_network, cpu_sparse
 
 CHECKABLE = platform.machine() == "x86_64"
 
 _VECTOR = r"%[xyz]mm\d+"
 _LOAD = rf"\(.*\),?.*{_VECTOR}$"
 _STORE = rf"mov\w+\s+{_VECTOR},.*\("
+_SCALAR_STORE = r"movss\s+%xmm\d+,.*\("
 _PACKED = {4: "ps", 8: "pd"}
 
 
@@ -37,12 +38,12 @@ def check_code(benchmark: Microbenchmark) -> None:
     """
     if CHECKABLE:
         itemsize = 4 if benchmark.dtype == "fp32" else 8
-        _check(benchmark.kernel, itemsize, benchmark.fma_per_element)
+        _check(benchmark.kernel, itemsize, benchmark.fma_per_element, benchmark.data)
 
 
 @functools.cache
-def _check(kernel: str, itemsize: int, fma_per_element: int) -> None:
-    problem = _problem(kernel, itemsize, fma_per_element)
+def _check(kernel: str, itemsize: int, fma_per_element: int, data: str) -> None:
+    problem = _problem(kernel, itemsize, fma_per_element, data)
     if problem:
         raise GeneratedCodeError(
             f"The compiled kernel {kernel!r} does not do the work that is counted: {problem}.",
@@ -50,21 +51,30 @@ def _check(kernel: str, itemsize: int, fma_per_element: int) -> None:
         )
 
 
-def _problem(kernel: str, itemsize: int, fma_per_element: int) -> str:
+def _problem(kernel: str, itemsize: int, fma_per_element: int, data: str) -> str:
     match kernel:
         case "load":
             return "" if loops(assembly(cpu_kernels.load, 8), _LOAD) else "no loop of vector loads"
         case "store" | "copy":
             return _store_problem(assembly(getattr(cpu_kernels, kernel), 8))
+        case "triad":
+            return _triad_problem(assembly(cpu_kernels.triad, 8))
+        case "chase":
+            return _chase_problem(assembly(cpu_kernels.chase, 8))
         case "gather" | "scatter":
             return _touch_problem(assembly(getattr(cpu_kernels, kernel), 8), kernel)
         case "fma":
-            return _fma_problem(assembly(cpu_arithmetic.fma, itemsize), itemsize)
+            function = cpu_arithmetic.fma if data == "random" else cpu_arithmetic.fma_adding
+            return _fma_problem(assembly(function, itemsize), itemsize)
         case "intensity":
             code = assembly(cpu_arithmetic.intensity_kernel(fma_per_element), itemsize)
             return _intensity_problem(code, itemsize, fma_per_element)
         case _ if kernel in NETWORK_KERNELS:
             return _network_problem(kernel)
+        case "sparse-update":
+            return _update_problem(assembly(cpu_sparse.sparse_update, 4))
+        case "compaction":
+            return _compaction_problem(assembly(cpu_sparse.compaction, 4))
         case _:
             return ""
 
@@ -75,6 +85,32 @@ def _store_problem(code: str) -> str:
     if re.search(r"\bv?movnt", code):
         return "its stores pass the caches by"
     return "" if loops(code, _STORE) else "no loop of vector stores"
+
+
+def _triad_problem(code: str) -> str:
+    problem = _store_problem(code)
+    done = any(re.search(_STORE, loop, re.MULTILINE) for loop in loops(code, _step("pd")))
+    return problem or ("" if done else "no loop of vector multiply-adds that stores them")
+
+
+def _chase_problem(code: str) -> str:
+    """A register that is loaded from an address with itself in it."""
+    waits = r"mov\w*\s+\S*\(.*(%r\w+)\b.*\), \1$"
+    return "" if re.search(waits, code, re.MULTILINE) else "no load waits for the load before"
+
+
+def _update_problem(code: str) -> str:
+    found = blocks(code)
+    done = any(
+        re.search(_step("ss"), block) and re.search(_SCALAR_STORE, block, re.MULTILINE) for block in found
+    )
+    return "" if done else "it does not change one weight at a time"
+
+
+def _compaction_problem(code: str) -> str:
+    if not re.search(r"\bv?u?comiss\b|\bv?cmp\w*[sp]s\b", code):
+        return "it does not compare"
+    return "" if re.search(_SCALAR_STORE, code, re.MULTILINE) else "it does not pack one value at a time"
 
 
 def _touch_problem(code: str, kernel: str) -> str:

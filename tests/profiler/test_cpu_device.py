@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from fakes.cpu_tree import FakeCache, private_caches, write, write_caches
 
-from calibration_data import UsageError, Work
+from calibration_data import MemoryHierarchy, UsageError, Work
 from profiler.cpu_conditions import cpu_conditions, cpu_model_name, throttle_events
 from profiler.cpu_device import IDLE_LOOP_S, CpuDevice, CpuKernel
 from profiler.device import Device
@@ -27,6 +27,9 @@ from profiler.workloads.threads import PinnedThreads
 
 CPUS = sorted(os.sched_getaffinity(0))
 KIB = 1024
+SHARES = {"triad": 24 * KIB, "sparse-update": 40 * KIB, "compaction": 40 * KIB}
+DTYPES = {"triad": "fp64", **dict.fromkeys(("fma", "intensity", "sparse-update", "compaction"), "fp32")}
+MEMORY = MemoryHierarchy(l1_bytes=32 * KIB, l2_bytes=256 * KIB, llc_bytes=1 << 20, line_bytes=64, cores=1)
 
 
 class SteppingClock:
@@ -84,9 +87,10 @@ def benchmark(
         kernel=kernel,
         threads=threads,
         level=level if sized else None,  # type: ignore[arg-type]
-        working_set_bytes=16 * KIB * threads if sized else None,
-        dtype="fp32" if kernel in ("fma", "intensity") else None,
+        working_set_bytes=SHARES.get(kernel, 16 * KIB) * threads if sized else None,
+        dtype=DTYPES.get(kernel),
         fma_per_element=2 if kernel == "intensity" else 0,
+        density=0.1,
     )
     return replace(point, **changes)  # type: ignore[arg-type]
 
@@ -101,7 +105,22 @@ def test_it_is_a_device(device: CpuDevice) -> None:
 
 @pytest.mark.parametrize("threads", sorted({1, len(CPUS)}))
 @pytest.mark.parametrize(
-    "kernel", ["spin", "load", "store", "copy", "gather", "scatter", "fma", "intensity", "launch"]
+    "kernel",
+    [
+        "spin",
+        "load",
+        "store",
+        "copy",
+        "triad",
+        "gather",
+        "scatter",
+        "chase",
+        "fma",
+        "intensity",
+        "launch",
+        "sparse-update",
+        "compaction",
+    ],
 )
 def test_every_kernel_runs(device: CpuDevice, kernel: KernelName, threads: int) -> None:
     point = benchmark(kernel, threads=threads)
@@ -193,24 +212,28 @@ def test_what_the_machine_lacks_is_refused(device: CpuDevice, changes: dict[str,
         ("copy", 1, 64 * 3),
         ("gather", 1, 64 * 3),
         ("scatter", 2, 64 * 12),
+        ("chase", 1, 64 * 3),
+        ("triad", 1, 64 * 4),
+        ("sparse-update", 1, 4 * 2560),
+        ("compaction", 1, 64 * 1024),
     ],
 )
 def test_shares_that_cannot_be_counted_exactly_are_refused(
     kernel: KernelName, threads: int, size: int
 ) -> None:
     with pytest.raises(UsageError, match="counted exactly"):
-        share_bytes(benchmark(kernel, threads=threads, working_set_bytes=size), 64)
+        share_bytes(benchmark(kernel, threads=threads, working_set_bytes=size), MEMORY)
 
 
 def test_shares_add_up_to_the_working_set() -> None:
     for threads, lines in [(1, 1), (3, 4), (7, 1024)]:
         point = benchmark("load", threads=threads, working_set_bytes=64 * lines * threads)
-        assert share_bytes(point, 64) * threads == point.working_set_bytes
+        assert share_bytes(point, MEMORY) * threads == point.working_set_bytes
 
 
 def test_a_shared_working_set_is_walked_whole_by_every_thread(device: CpuDevice) -> None:
     point = benchmark("load", threads=len(CPUS), working_set_bytes=16 * KIB, shared=True)
-    assert share_bytes(point, 64) == 16 * KIB
+    assert share_bytes(point, MEMORY) == 16 * KIB
     prepared = device.prepare(point)
     try:
         execution = prepared.run(2)
@@ -221,21 +244,36 @@ def test_a_shared_working_set_is_walked_whole_by_every_thread(device: CpuDevice)
 
 
 def test_threads_have_different_operands_and_the_same_thread_the_same() -> None:
-    sums = [make_loop(benchmark("load"), line_bytes=64, seed=seed)(1) for seed in (0, 1, 0)]
+    sums = [make_loop(benchmark("load"), MEMORY, seed=seed)(1) for seed in (0, 1, 0)]
     assert sums[0] == sums[2] != sums[1]
 
 
 def test_one_loop_of_fma_is_as_many_steps_as_are_counted() -> None:
     state = random_operands(cpu_arithmetic.chain_elements(4), np.float32, seed=5, alignment=64)
     cpu_arithmetic.fma(state, 3 * FMA_PER_LOOP // state.size)
-    looped = make_loop(benchmark("fma"), line_bytes=64, seed=5)(3)
+    looped = make_loop(benchmark("fma"), MEMORY, seed=5)(3)
     assert looped.tolist() == state.tolist()  # type: ignore[attr-defined]
+
+
+def test_work_on_zeros_is_on_zeros(device: CpuDevice) -> None:
+    """And what is counted is the same."""
+    for kernel in ("load", "fma"):
+        point = benchmark(kernel, data="zeros")  # type: ignore[arg-type]
+        device.prepare(point).close()
+        assert work_per_loop(point, MEMORY) == work_per_loop(benchmark(kernel), MEMORY)  # type: ignore[arg-type]
+        assert not np.any(make_loop(point, MEMORY, seed=1)(2))
+
+
+def test_a_chase_goes_on_where_it_stopped() -> None:
+    at_once, twice = (make_loop(benchmark("chase"), MEMORY, seed=1) for _ in range(2))
+    twice(2)
+    assert at_once(5) == twice(3)
 
 
 def test_launches_are_calls_of_a_compiled_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = count()
     monkeypatch.setattr(cpu_kernels, "empty", lambda: next(calls))
-    make_loop(benchmark("launch"), line_bytes=64, seed=0)(2)
+    make_loop(benchmark("launch"), MEMORY, seed=0)(2)
     assert next(calls) == 2 * LAUNCHES_PER_LOOP
 
 

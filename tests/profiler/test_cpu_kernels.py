@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from profiler.microbenchmark import FMA_PER_LOOP
 from profiler.workloads import cpu_arithmetic, cpu_kernels
-from profiler.workloads.cpu_data import aligned_empty, random_operands
+from profiler.workloads.cpu_data import aligned_empty, random_operands, zeros
 from profiler.workloads.generated_code import assembly, loops
 
 FEATURES = llvmlite.binding.get_host_cpu_features()
@@ -153,6 +153,34 @@ def test_scatter_changes_one_element_of_every_line_and_nothing_else(lines: int, 
     assert np.array_equal(elements, expected)
 
 
+@pytest.mark.parametrize("lines", [1, 2, 64, 1024])
+@pytest.mark.parametrize("per_line", [8, 16])
+def test_chase_comes_to_every_line_once_before_it_is_back(lines: int, per_line: int) -> None:
+    elements = words(lines * per_line)
+    untouched = elements.copy()
+    cpu_kernels.link(elements, per_line, max(1, lines.bit_length() // 2))
+    visited, place = [], int(elements[0])
+    for _ in range(lines):
+        visited.append(place)
+        place = int(cpu_kernels.chase(elements, place, 1))
+    assert place == visited[0]
+    assert sorted(visited) == list(range(0, lines * per_line, per_line))
+    assert int(cpu_kernels.chase(elements, visited[0], 3 * lines - 1)) == visited[-1]
+    inside = np.arange(elements.size) % per_line != 0
+    assert np.array_equal(elements[inside], untouched[inside])
+
+
+@pytest.mark.parametrize(("count", "loops"), [(8, 1), (1024, 3), (1003, 2)])
+def test_triad_adds_a_multiple_of_changing_sign(count: int, loops: int) -> None:
+    source, other, target = (random_operands(count, np.float64, seed=s, alignment=64) for s in (1, 2, 3))
+    before = source.copy(), other.copy()
+    after = cpu_kernels.triad(source, other, target, loops)
+    assert after == cpu_kernels.TRIAD_FACTOR * (-1) ** loops
+    np.testing.assert_allclose(target, source - after * other, rtol=1e-13, atol=1e-15)
+    assert np.array_equal(source, before[0])
+    assert np.array_equal(other, before[1])
+
+
 def test_spin_takes_every_step() -> None:
     state = 0x2545F4914F6CDD1D
     for _ in range(cpu_kernels.SPIN_STEPS):
@@ -177,6 +205,18 @@ def test_fma_steps_every_element_exactly(dtype: type[Any], steps: int) -> None:
     cpu_arithmetic.fma(state, steps)
     # The map doubles a difference in almost every step: equal bits mean equal operations.
     assert np.array_equal(state, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_zeros_stay_zeros_and_other_addends_are_added(dtype: type[Any]) -> None:
+    count = cpu_arithmetic.chain_elements(np.dtype(dtype).itemsize)
+    state = zeros(count, dtype, alignment=64)
+    cpu_arithmetic.fma_adding(state, 1000, dtype(0))
+    assert not state.any()
+    first, second = (random_operands(count, dtype, seed=4, alignment=64) for _ in range(2))
+    cpu_arithmetic.fma(first, 25)
+    cpu_arithmetic.fma_adding(second, 25, dtype(cpu_arithmetic.ADDEND))
+    assert np.array_equal(first, second)
 
 
 @pytest.mark.parametrize("itemsize", [4, 8])

@@ -9,24 +9,32 @@ import numba
 import numpy as np
 import pytest
 
+from calibration_data import MemoryHierarchy
 from profiler.microbenchmark import Microbenchmark
 from profiler.workloads import cpu_kernels, generated_code
 from profiler.workloads.cpu_data import random_operands
 from profiler.workloads.cpu_loops import make_loop
 from profiler.workloads.generated_code import GeneratedCodeError, check_code
 
+MEMORY = MemoryHierarchy(l1_bytes=1 << 15, l2_bytes=1 << 20, llc_bytes=1 << 25, line_bytes=64, cores=1)
+
 KERNELS: list[dict[str, Any]] = [
     {"kernel": "load"},
     {"kernel": "store"},
     {"kernel": "copy"},
+    {"kernel": "triad", "dtype": "fp64"},
+    {"kernel": "chase"},
     {"kernel": "gather"},
     {"kernel": "scatter"},
     {"kernel": "fma", "dtype": "fp32"},
     {"kernel": "fma", "dtype": "fp64"},
+    {"kernel": "fma", "dtype": "fp32", "data": "zeros"},
+    {"kernel": "sparse-update", "dtype": "fp32", "density": 0.1},
+    {"kernel": "compaction", "dtype": "fp32", "density": 0.1},
     *({"kernel": "intensity", "dtype": d, "fma_per_element": n} for d in ("fp32", "fp64") for n in (2, 16)),
     *(
         {"kernel": kernel, "dtype": "fp32", "working_set_bytes": 2**11 * 9280 * 7}
-        for kernel in ("softmax", "layernorm", "convolution", "attention", "adam", "training-step")
+        for kernel in ("softmax", "layernorm", "convolution", "attention", "adam", "training-step", "matmul")
     ),
 ]
 
@@ -42,11 +50,13 @@ def fresh() -> Iterator[None]:
 def test_every_kernel_of_the_plan_does_its_work_here(options: dict[str, Any]) -> None:
     from profiler.network_work import ITEMS
 
-    size = 2 * ITEMS[options["kernel"]].size_bytes if options["kernel"] in ITEMS else 1 << 14
+    size = {"triad": 3 << 13, "sparse-update": 40_960, "compaction": 40_960}.get(options["kernel"], 1 << 14)
+    if options["kernel"] in ITEMS:
+        size = 2 * ITEMS[options["kernel"]].size_bytes
     benchmark = Microbenchmark(
         **{"point": "p", "family": "f", "level": "l1", **options, "working_set_bytes": size}
     )
-    make_loop(benchmark, line_bytes=64, seed=1)(1)
+    make_loop(benchmark, MEMORY, seed=1)(1)
     check_code(benchmark)
 
 
@@ -60,6 +70,14 @@ def broken_store(elements: Any, loops: Any) -> Any:
     for _ in range(loops):
         elements[:] = np.uint64(0)
     return elements[0]
+
+
+def broken_chase(elements: Any, start: Any, steps: Any) -> Any:
+    """Places that are known before the loads come."""
+    total = np.uint64(start)
+    for index in range(steps):
+        total += elements[index]
+    return total
 
 
 def scalar_load(elements: Any, loops: Any) -> Any:

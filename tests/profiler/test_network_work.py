@@ -15,7 +15,8 @@ import pytest
 from calibration_data import MemoryHierarchy
 from calibration_data.families import HELD_OUT_FAMILIES
 from profiler.microbenchmark import Microbenchmark, work_per_loop
-from profiler.network_work import HEAD, ITEMS, NETWORK_KERNELS, POSITIONS, ROW
+from profiler.network_work import HEAD, ITEMS, NETWORK_KERNELS, POSITIONS, ROW, SIDE
+from profiler.sparse_work import SPARSE_KERNELS
 from profiler.workloads import cpu_network
 from profiler.workloads.cpu_network_loops import network_arrays, network_loop
 
@@ -24,7 +25,8 @@ MEMORY = MemoryHierarchy(l1_bytes=32768, l2_bytes=1 << 20, llc_bytes=1 << 25, li
 
 
 def test_the_kernels_are_the_families_that_no_fit_uses() -> None:
-    assert NETWORK_KERNELS == HELD_OUT_FAMILIES == tuple(ITEMS)
+    assert tuple(ITEMS) == NETWORK_KERNELS
+    assert (*NETWORK_KERNELS, *SPARSE_KERNELS) == HELD_OUT_FAMILIES
 
 
 def test_counts_are_those_of_the_source_run_on_counting_numbers() -> None:
@@ -71,6 +73,13 @@ def test_softmax_and_layernorm_are_those_of_numpy() -> None:
         if kernel == "layernorm":
             expected = (source - source.mean()) / source.std()
         np.testing.assert_allclose(arrays[0][ROW:], expected, rtol=3e-4, atol=1e-6)
+
+
+def test_matmul_is_that_of_numpy() -> None:
+    function, arrays, sizes = network_arrays("matmul", ITEMS["matmul"].size_bytes, alignment=64, seed=6)
+    function(*arrays, 2, *sizes)
+    a, b, product = (part.reshape(SIDE, SIDE).astype(np.float64) for part in np.split(arrays[0], 3))
+    np.testing.assert_allclose(product, a @ b, rtol=1e-4, atol=1e-5)
 
 
 def test_attention_is_that_of_torch() -> None:

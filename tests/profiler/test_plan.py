@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from calibration_data import MemoryHierarchy
+from calibration_data.families import TOGGLE_FAMILY, ZEROS_SUFFIX
 from calibration_data.terms import POWER_TERMS
 from profiler.devices import open_device
-from profiler.microbenchmark import ELEMENT_BYTES, Microbenchmark, traffic, work_per_loop
+from profiler.microbenchmark import ELEMENT_BYTES, KernelName, Microbenchmark, traffic, work_per_loop
+from profiler.network_work import NETWORK_KERNELS
 from profiler.plan import PlanName, make_plan
 from profiler.simulated_device import SimulatedDevice
 from profiler.simulated_spec import shipped_names
+from profiler.sparse_work import SPARSE_KERNELS, ring_chunks
 
 CPU = MemoryHierarchy(l1_bytes=32768, l2_bytes=1 << 20, llc_bytes=1 << 25, line_bytes=64, cores=8)
 
@@ -68,7 +74,7 @@ def test_working_sets_live_beyond_doubt_in_their_level(name: str, plan_name: Pla
     capacity = {"l1": memory.l1_bytes, "l2": memory.l2_bytes, "llc": memory.llc_bytes or 0}
     last_cache = memory.levels[-2]
     for point in make_plan(device, plan_name).points:
-        if point.kernel not in ("load", "store", "copy", "intensity"):
+        if point.kernel not in ("load", "store", "copy", "triad", "intensity"):
             continue
         assert point.working_set_bytes is not None
         assert point.level is not None
@@ -96,10 +102,31 @@ def test_every_level_is_read_by_all_cores(plan_name: PlanName) -> None:
 
 def test_random_walks_have_a_power_of_two_of_lines_for_each_thread() -> None:
     for point in make_plan(open_device("sim:server-cpu"), "full").points:
-        if point.kernel in ("gather", "scatter"):
+        if point.kernel in ("gather", "scatter", "chase"):
             assert point.working_set_bytes is not None
             lines = point.working_set_bytes // point.threads // CPU.line_bytes
             assert lines & (lines - 1) == 0
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_a_full_plan_has_every_kernel(name: str) -> None:
+    device = open_device(f"sim:{name}")
+    kernels = {point.kernel for point in make_plan(device, "full").points}
+    possible = set(get_args(KernelName.__args__[0])) | set(NETWORK_KERNELS) | set(SPARSE_KERNELS)
+    if ring_chunks(0.1, device.memory) is None:
+        possible.remove("compaction")
+    assert kernels == possible
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_work_on_zeros_has_a_partner_on_random_data(name: str) -> None:
+    points = {point.point: point for point in make_plan(open_device(f"sim:{name}"), "full").points}
+    on_zeros = [point for point in points.values() if point.data == "zeros"]
+    assert {point.kernel for point in on_zeros} == {"load", "fma"}
+    for point in on_zeros:
+        partner = points[point.point.removesuffix(ZEROS_SUFFIX)]
+        assert point.family == TOGGLE_FAMILY
+        assert replace(point, point=partner.point, family=partner.family, data="random") == partner
 
 
 @given(

@@ -10,11 +10,19 @@ import pytest
 from fakes.lru_cache import Cache
 
 from calibration_data import MemoryHierarchy, Work
-from profiler.microbenchmark import FMA_PER_LOOP, LAUNCHES_PER_LOOP, KernelName, Microbenchmark, work_per_loop
+from profiler.microbenchmark import (
+    CHASE_STEPS,
+    FMA_PER_LOOP,
+    LAUNCHES_PER_LOOP,
+    KernelName,
+    Microbenchmark,
+    work_per_loop,
+)
 
 LINE = 64
 MEMORY = MemoryHierarchy(l1_bytes=4 * LINE, l2_bytes=16 * LINE, llc_bytes=64 * LINE, line_bytes=LINE, cores=1)
 LINES_AT_LEVEL = {"l1": 4, "l2": 16, "llc": 64, "dram": 256}
+THREES_AT_LEVEL = {"l1": 3, "l2": 12, "llc": 48, "dram": 258}
 NAMES = {1: "byte_l2", 2: "byte_llc"}
 
 Access = tuple[int, bool]
@@ -34,6 +42,11 @@ def one_loop(kernel: KernelName, lines: int) -> Iterator[Access]:
             half = len(elements) // 2
             for source, target in zip(elements[:half], elements[half:], strict=True):
                 yield from ((source, False), (target, True))
+        case "triad":
+            third = len(elements) // 3
+            source, other, target = (elements[place * third : (place + 1) * third] for place in range(3))
+            for addresses in zip(source, other, target, strict=True):
+                yield from zip(addresses, (False, False, True), strict=True)
         case "gather":
             yield from ((line * LINE, False) for line in order)
         case "scatter":
@@ -64,6 +77,10 @@ def simulated_bytes(kernel: KernelName, lines: int) -> dict[str, float]:
     }
 
 
+def lines_of(kernel: KernelName, level: str) -> int:
+    return (THREES_AT_LEVEL if kernel == "triad" else LINES_AT_LEVEL)[level]
+
+
 def benchmark(kernel: KernelName, level: str, *, threads: int = 1, fma: int = 0) -> Microbenchmark:
     return Microbenchmark(
         point=f"{kernel}-{level}",
@@ -71,8 +88,8 @@ def benchmark(kernel: KernelName, level: str, *, threads: int = 1, fma: int = 0)
         kernel=kernel,
         threads=threads,
         level=level,  # type: ignore[arg-type]
-        working_set_bytes=LINES_AT_LEVEL[level] * LINE,
-        dtype="fp32" if kernel == "intensity" else None,
+        working_set_bytes=lines_of(kernel, level) * LINE,
+        dtype={"intensity": "fp32", "triad": "fp64"}.get(kernel),
         fma_per_element=fma,
     )
 
@@ -80,12 +97,12 @@ def benchmark(kernel: KernelName, level: str, *, threads: int = 1, fma: int = 0)
 @pytest.mark.parametrize(
     ("kernel", "level"),
     [
-        *product(("load", "store", "copy", "gather", "scatter"), LINES_AT_LEVEL),
+        *product(("load", "store", "copy", "triad", "gather", "scatter"), LINES_AT_LEVEL),
     ],
 )
 def test_counted_bytes_are_those_that_a_cache_moves(kernel: KernelName, level: str) -> None:
     counted = work_per_loop(benchmark(kernel, level), MEMORY)
-    simulated = Work(simulated_bytes(kernel, LINES_AT_LEVEL[level]))
+    simulated = Work(simulated_bytes(kernel, lines_of(kernel, level)))
     assert {name: amount for name, amount in counted.items() if name.startswith("byte_")} == dict(simulated)
 
 
@@ -94,6 +111,18 @@ def test_only_lines_from_dram_open_a_row(kernel: KernelName) -> None:
     assert work_per_loop(benchmark(kernel, "dram"), MEMORY)["line_random_dram"] == LINES_AT_LEVEL["dram"]
     for level in ("l1", "l2", "llc"):
         assert work_per_loop(benchmark(kernel, level), MEMORY)["line_random_dram"] == 0
+
+
+def test_triad_does_a_product_and_a_sum_for_each_number_it_writes() -> None:
+    work = work_per_loop(benchmark("triad", "llc"), MEMORY)
+    assert work["flop_fp64"] == 2 * (THREES_AT_LEVEL["llc"] // 3) * LINE / 8
+
+
+def test_steps_of_a_chase_are_as_many_gathered_lines() -> None:
+    """A random cycle comes back to a line when all others have passed: what is walked of it is the same."""
+    chase = work_per_loop(benchmark("chase", "dram", threads=2), MEMORY)
+    gathered = work_per_loop(benchmark("gather", "dram"), MEMORY)
+    assert chase == gathered * (2 * CHASE_STEPS / LINES_AT_LEVEL["dram"])
 
 
 @pytest.mark.parametrize("fma", [0, 1, 7])
