@@ -16,12 +16,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import hypot, inf, sqrt
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from calibration_data import CounterSpec, MeasurementError, UsageError
 from profiler.errors import CounterResetError, ImplausiblePowerError
-from profiler.sensors.base import Reading, Sensor
 from profiler.wraparound import counter_difference
+
+if TYPE_CHECKING:
+    # Every sensor would be imported with these.
+    from profiler.sensors.base import Reading, Sensor
 
 PLAUSIBLE_POWER_W = 10_000.0
 """No package, DRAM or GPU draws more; a window that says so read a counter that was reset or is broken."""

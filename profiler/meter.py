@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from calibration_data import (
     CounterSpec,
@@ -28,8 +28,11 @@ from profiler.clock import Clock, MonotonicClock
 from profiler.closing import Closing, OpenWindow
 from profiler.counters import PLAUSIBLE_POWER_W, Counters, Tick, TickTiming
 from profiler.errors import CounterResetError, ImplausiblePowerError, SensorMissingError, WindowOrderError
-from profiler.sensors.base import Sensor
 from profiler.ticks import wait_for_ticks
+
+if TYPE_CHECKING:
+    # Every sensor would be imported with it.
+    from profiler.sensors.base import Sensor
 
 LONGEST_POLL_S = 0.05
 """The counters of an open window are read this often: a counter that stands still, jumps back or starts anew
