@@ -108,7 +108,9 @@ def measure(
 @app.command()
 def profile(
     context: typer.Context,
-    device: Annotated[str, typer.Option(help="cpu, sim:NAME (a shipped simulated device) or sim:FILE.json.")],
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda:0, sim:NAME (a shipped simulated device) or sim:FILE.json.")
+    ],
     out: Annotated[Path, typer.Option(help="File for the records, JSON Lines.")],
     plan: Annotated[PlanName, typer.Option(help="quick: minutes; full: narrower intervals.")] = "quick",
     seed: Annotated[int, typer.Option(help="Order of the configurations; noise of a simulated device.")] = 0,
