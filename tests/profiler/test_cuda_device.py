@@ -1,4 +1,4 @@
-"""The GPU device without a GPU: properties, counts, conditions, errors, and a campaign on a driven counter."""
+"""The GPU device without a GPU: properties, counts, conditions and errors, on a driven counter."""
 
 from __future__ import annotations
 
@@ -99,7 +99,8 @@ def test_other_spellings_are_no_devices() -> None:
 
 
 def test_importing_the_device_is_light() -> None:
-    code = "import profiler.cuda_device, sys; print([m for m in ('torch', 'triton', 'numba') if m in sys.modules])"
+    heavy = ("torch", "triton", "numba")
+    code = f"import profiler.cuda_device, sys; print([name for name in {heavy} if name in sys.modules])"
     root = Path(__file__).resolve().parents[2]
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root
