@@ -7,12 +7,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.gpu_campaign import heldout, probe, profiling, selection, update
+from benchmarks.gpu_campaign import check, heldout, probe, profiling, selection, update
 from benchmarks.gpu_campaign.settings import OutOfTimeError, Settings
 from calibration_data import CalijouleError
 
 PARTS: dict[str, Callable[[Settings], None]] = {
     "probe": probe.run,
+    "check": check.run,
     "quick": profiling.run_quick,
     "full": profiling.run_full,
     "heldout": heldout.run,

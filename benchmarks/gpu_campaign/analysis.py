@@ -5,8 +5,8 @@
 
 Power that a sensor shows at a tick is low + (high − low)·x, with x the share of the window that was busy. So
 for each w and d on a grid the two powers follow by least squares, and the best w is the one that leaves the
-least: the square wave of arXiv 2312.02741, with bursts of random length. A rhythm of period P could not tell a
-window w from P + w or P − w, since one whole period holds the same wherever it begins.
+least: the square wave of arXiv 2312.02741, with bursts of random length. A rhythm of period P could not
+tell a window w from P + w or P − w, since one whole period holds the same wherever it begins.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from profiler.simulated_device import SimulatedDevice
 BATCH_S = 0.25
 """Steps of a batch last at least so long, so that waiting for its end is no part of it."""
 
-IDLE_TICKS = 50
+IDLE_TICKS = 20
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from benchmarks.gpu_campaign.check import failed_points
 from benchmarks.gpu_campaign.settings import Settings, write_json
 from calibration_data.store import records_sha256
 from cost_models.fitting import fit_cost_model
@@ -31,11 +34,14 @@ def _run(settings: Settings, name: PlanName) -> None:
     device = open_device(settings.device_name)
     try:
         plan = make_plan(device, name)
+        failed = failed_points(settings)
+        plan = replace(plan, points=tuple(point for point in plan.points if point.point not in failed))
         schedule = make_schedule(plan, device)
         write_json(
             settings.file(f"schedule-{name}.json"),
             {
                 "points": len(plan.points),
+                "left_out": sorted(failed),
                 "window_s": schedule.window_s,
                 "expected_s": schedule.expected_s,
                 "longest_s": schedule.longest_s,

@@ -21,8 +21,8 @@ from cost_models import CostModel
 from profiler.device import Device
 from profiler.devices import open_device
 
-DENSITIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-BUDGET_S = 8.0
+DENSITIES = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0)
+BUDGET_S = 5.0
 LEARNING_RATE = 1e-6
 
 

@@ -151,6 +151,13 @@ def test_the_plan_of_a_simulated_gpu_runs_here(device: CudaDevice) -> None:
         "idle",
     }
     assert supported >= set(ITEMS)
+    networks = {
+        (point.kernel, point.level) for point in make_plan(device, "full").points if point.kernel in ITEMS
+    }
+    assert networks == {(kernel, level) for kernel in ITEMS for level in ("l2", "dram")}
+    assert {point.kernel for point in make_plan(device, "quick").points} >= set(ITEMS)
+    names = [point.point for point in make_plan(device, "full").points]
+    assert len(names) == len(set(names))
     types = {benchmark.dtype for benchmark in make_plan(device, "quick").points if benchmark.kernel == "fma"}
     assert types == ALL_TYPES
 
