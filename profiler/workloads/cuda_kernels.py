@@ -4,9 +4,12 @@ One program runs on one multiprocessor: a grid has at most as many programs as t
 the hardware spreads programs over free ones first. A kernel takes a number of loops, so that a window of many
 seconds is one launch. What is read goes into sums that are stored at the end, so nothing can be left out.
 
-Loads say which cache may keep what they read: ``.ca`` the first level, ``.cg`` the second alone, so that data
-of the second level or of memory is never served by the first (PTX ISA, cache operators). Stores pass the
+Loads say which cache may keep what they read: nothing for all levels, ``.cg`` for the second alone, so that
+data of the second level or of memory is never served by the first (PTX ISA, cache operators). Stores pass the
 first level, which is written through, and stay in the second.
+
+Triton compiles anew for some values of an argument (1, multiples of 16). Not so for the number of loops: what
+was looked at is what runs, and no window contains a compilation.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ ADDEND = tl.constexpr(-1.9)
 """−c of the map x ← x·x − c, chaotic and bounded for |x| < 1.96 (see ``cpu_arithmetic``)."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["loops"])
 def load(
     elements: tl.tensor,
     sums: tl.tensor,
@@ -50,7 +53,7 @@ def load(
     tl.store(sums + program, tl.sum(total))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["loops"])
 def store(
     elements: tl.tensor,
     share_lines: tl.tensor,
@@ -70,7 +73,7 @@ def store(
             tl.store(start + place, place ^ key, mask=place < share)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["loops"])
 def copy(
     elements: tl.tensor,
     half_lines: tl.tensor,
@@ -105,7 +108,7 @@ def random_line(index: tl.tensor, multiplier: tl.tensor, shift: tl.tensor, mask:
     return line ^ (line >> shift)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["loops"])
 def gather(
     elements: tl.tensor,
     sums: tl.tensor,
@@ -132,7 +135,7 @@ def gather(
     tl.store(sums + program, tl.sum(total))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["loops"])
 def scatter(
     elements: tl.tensor,
     share_lines: tl.tensor,
@@ -158,7 +161,7 @@ def scatter(
         tl.debug_barrier()
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rounds"])
 def fma(state: tl.tensor, rounds: tl.tensor, steps: tl.constexpr, block: tl.constexpr) -> None:
     """Step each element in registers: ``rounds·steps·block`` fused multiply-adds of each program."""
     place = state + tl.program_id(0) * block + tl.arange(0, block)
@@ -170,7 +173,7 @@ def fma(state: tl.tensor, rounds: tl.tensor, steps: tl.constexpr, block: tl.cons
     tl.store(place, x)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["steps"])
 def dot(
     left: tl.tensor,
     right: tl.tensor,
@@ -198,7 +201,7 @@ def dot(
     tl.store(place, total)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["loops"])
 def intensity(
     elements: tl.tensor,
     sums: tl.tensor,
@@ -226,7 +229,7 @@ def intensity(
     tl.store(sums + program, tl.sum(total))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["steps"])
 def spin(states: tl.tensor, steps: tl.tensor, block: tl.constexpr) -> None:
     """Keep a multiprocessor awake with a chain of shifts in one register (xorshift32, Marsaglia 2003)."""
     place = states + tl.program_id(0) * block + tl.arange(0, block)

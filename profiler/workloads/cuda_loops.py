@@ -108,8 +108,11 @@ def share_lines(benchmark: Microbenchmark, memory: MemoryHierarchy) -> int:
 
 
 def cache_modifier(benchmark: Microbenchmark) -> str:
-    """Whether the first level may keep what is read."""
-    return ".ca" if benchmark.level == "l1" else ".cg"
+    """Whether the first level may keep what is read, as it does with a load that says nothing.
+
+    Said aloud, ``.ca`` becomes a load that is coherent on the multiprocessor (LDG.STRONG.SM on sm_90).
+    """
+    return "" if benchmark.level == "l1" else ".cg"
 
 
 def random_operands(count: int, dtype: torch.dtype, generator: torch.Generator) -> Tensor:

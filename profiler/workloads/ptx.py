@@ -55,9 +55,11 @@ def ptx_problem(benchmark: Microbenchmark, text: str) -> str:
 
 def _loop_problem(benchmark: Microbenchmark, loop: list[str]) -> str:
     read, written = moved_bytes(loop, "ld.global"), moved_bytes(loop, "st.global")
-    modifier = "ca" if benchmark.level == "l1" else "cg"
-    if any(name.startswith("ld.global") and f".{modifier}." not in name for name in loop):
-        return f"its loads do not say .{modifier}"
+    loads = [name for name in loop if name.startswith("ld.global")]
+    if benchmark.level == "l1" and any(".cg" in name for name in loads):
+        return "its loads pass the first level by"
+    if benchmark.level != "l1" and any(".cg" not in name for name in loads):
+        return "its loads do not say .cg, so the first level may serve them"
     match benchmark.kernel:
         case "load" | "gather":
             return "" if read and not written else f"its loop reads {read} and writes {written} bytes"

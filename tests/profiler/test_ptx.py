@@ -57,6 +57,12 @@ def test_the_inner_loop_is_found_with_its_instructions() -> None:
 
 def test_a_kernel_that_does_its_work_passes() -> None:
     check_ptx(LOAD, LOAD_LOOP)
+    check_ptx(replace(LOAD, level="l1"), LOAD_LOOP.replace(".cg", ""))
+
+
+def test_loads_of_the_first_level_must_not_pass_it_by() -> None:
+    with pytest.raises(GeneratedPtxError, match="pass the first level by"):
+        check_ptx(replace(LOAD, level="l1"), LOAD_LOOP)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +130,7 @@ SHAPE = {"line_elements": 4, "block": 8192}
         (
             replace(LOAD, level="l1", shared=True),
             I64 | {"sums": "*i64"} | LINES,
-            SHAPE | {"shared": True, "cache": ".ca"},
+            SHAPE | {"shared": True, "cache": ""},
             32,
         ),
         (with_kernel("store"), I64 | LINES, SHAPE, 32),
