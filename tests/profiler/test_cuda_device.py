@@ -5,14 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fakes.driven_counters import DrivenCounter, DrivenSensor, ReadingClock, Switched
+from fakes.nvml_library import scripted_nvml
 
 from calibration_data import MemoryHierarchy, UsageError
+from profiler.campaign import run_campaign
 from profiler.cuda_device import CudaDevice
 from profiler.cuda_properties import cuda_dtypes, cuda_memory, nvml_index
 from profiler.devices import open_device
@@ -20,6 +23,8 @@ from profiler.measure import total_domains
 from profiler.microbenchmark import Microbenchmark, work_per_loop
 from profiler.network_work import ITEMS
 from profiler.plan import make_plan
+from profiler.schedule import slowest_tick_s
+from profiler.sensors.nvml import NvmlSensor
 from profiler.sensors.nvml_conditions import GpuConditions
 from profiler.simulated_spec import load_spec
 from profiler.workloads.cuda_work import NETWORK_NUMBERS, cuda_work_per_loop
@@ -252,6 +257,43 @@ def test_networks_have_the_flop_of_simulated_devices_and_count_operators(kernel:
     assert on_gpu["flop_fp32"] == simulated["flop_fp32"]
     assert on_gpu["launch"] >= 1
     assert on_gpu["byte_l2"] == on_gpu["byte_dram_read"] + on_gpu["byte_dram_write"]
+
+
+def test_a_campaign_writes_records_of_a_gpu(device: CudaDevice, tmp_path: Path) -> None:
+    """Some configurations of the quick plan, from the schedule to records with the counted work."""
+    plan = make_plan(device, "quick")
+    wanted = ("idle", "spin-t108", "store-dram-t108", "launch-t108", "softmax-dram-t108", "spin-t108-duty25")
+    few = tuple(benchmark for benchmark in plan.points if benchmark.point in wanted)
+    assert len(few) == len(wanted)
+    records = run_campaign(device, replace(plan, points=few), tmp_path / "records.jsonl")
+    assert {record.point for record in records} == set(wanted)
+    for record in records:
+        assert record.device.kind == "cuda"
+        assert record.provenance == "measured"
+        assert record.conditions["driver"] == "580.0"
+        assert record.software["calijoule"]
+    store = next(record for record in records if record.point == "store-dram-t108")
+    assert "byte_dram_read" not in store.work_per_loop
+    powers_w = [window.energy_j["gpu-0"] / window.duration_s for window in store.replicates]
+    assert powers_w == pytest.approx([300.0] * len(powers_w), rel=0.01)
+
+
+def test_power_averaged_over_a_second_does_not_decide_the_windows(device: CudaDevice) -> None:
+    """Memory power is shown beside the total: its period of a second would make windows ten times longer."""
+    clock = ReadingClock()
+    memory_w = DrivenSensor(
+        {"gpumem-0": DrivenCounter(Switched(clock, 30.0), tick_s=1.0, range_uj=None)}, clock
+    )
+    both = SimpleNamespace(sensors=(*device.sensors, memory_w))
+    assert slowest_tick_s(both) == slowest_tick_s(device) == 0.1  # type: ignore[arg-type]
+
+
+def test_only_the_gpu_that_works_is_read() -> None:
+    with scripted_nvml() as nvml:
+        nvml.script(gpus=3)
+        sensor = NvmlSensor(index=1)
+        assert [spec.domain for spec in sensor.specs] == ["gpu-1"]
+        sensor.close()
 
 
 def test_its_joules_are_a_total(device: CudaDevice) -> None:
