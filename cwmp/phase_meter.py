@@ -22,6 +22,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
+import torch
+
 from calibration_data import (
     CalijouleError,
     MeasurementError,
@@ -160,7 +162,7 @@ class SensorMeter:
     """Measures phases with the sensors of the machine that trains.
 
     Args:
-        device: its clock and sensors.
+        device: its clock and sensors. On a GPU a phase is over when its queue is empty.
         window_s: shortest window; one of 20 ticks is long enough for work of even power.
     """
 
@@ -175,14 +177,17 @@ class SensorMeter:
 
     def run(self, body: Callable[[], T]) -> tuple[T, SeeWork]:
         """Run a phase once for its result, and again as often as the sensors need."""
-        clock = self._device.clock
+        clock, finish = self._device.clock, _finish(self._device)
+        finish()
         started_ns = clock.now_ns()
         result = body()
+        finish()
         seconds = max(clock.now_ns() - started_ns, 1) * 1e-9
         ticks = self._window.tick_s / seconds
         replays = min(math.ceil(self._window.wanted_s / seconds), MAX_REPLAYS)
         for _ in range(min(math.ceil(WARM_UP_TICKS * ticks), MAX_REPLAYS)):
             body()
+        finish()
         try:
             seen = self._window.measure(body, replays, replays)
         except _NOT_SEEN as error:
@@ -194,11 +199,16 @@ class SensorMeter:
         return self.run(body)[1]
 
 
+def _finish(device: Device) -> Callable[[], None]:
+    """Waits until what torch has been asked for is done; a CPU does it at once."""
+    return torch.cuda.synchronize if device.kind == "cuda" else lambda: None
+
+
 class _NetWindow:
     """Windows on one device, net of the idle power that was measured when this was made."""
 
     def __init__(self, device: Device, window_s: float) -> None:
-        self._meter = EnergyMeter(device.sensors, clock=device.clock)
+        self._meter = EnergyMeter(device.sensors, clock=device.clock, synchronize=_finish(device))
         self._provenance = device.provenance
         periods_s = [spec.update_period_s or UNKNOWN_TICK_S for spec in self._meter.specs]
         self.tick_s = max(periods_s)

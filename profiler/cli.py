@@ -108,7 +108,9 @@ def measure(
 @app.command()
 def profile(
     context: typer.Context,
-    device: Annotated[str, typer.Option(help="cpu, sim:NAME (a shipped simulated device) or sim:FILE.json.")],
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda:0, sim:NAME (a shipped simulated device) or sim:FILE.json.")
+    ],
     out: Annotated[
         Path | None, typer.Option(help="File for the records, JSON Lines; a dry run needs none.")
     ] = None,

@@ -5,8 +5,7 @@ A duty cycle below 1 runs in slices (``profiler.duty``), each followed by sleep 
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -16,7 +15,7 @@ from profiler.cache_sizes import read_cpu_caches
 from profiler.clock import Clock, MonotonicClock
 from profiler.cpu_conditions import PROC_ROOT, SYS_ROOT, cpu_conditions, cpu_model_name, throttle_events
 from profiler.device import Execution, Kernel
-from profiler.duty import jitter, slice_seconds
+from profiler.duty import SlicedRuns, slice_seconds
 from profiler.microbenchmark import Microbenchmark, work_per_loop
 from profiler.sensors.base import Sensor
 from profiler.sparse_work import ring_chunks
@@ -146,16 +145,20 @@ class CpuKernel:
     def __init__(self, device: CpuDevice, benchmark: Microbenchmark, threads: PinnedThreads) -> None:
         self.work_per_loop = work_per_loop(benchmark, device.memory)
         self._device = device
-        self._duty = benchmark.duty
         self._threads = threads
-        self._slice_loops = 1
-        self._slice_s = slice_seconds(device.sensors)
-        self._rng = random.Random(0)
+        self._run: Callable[[int], Execution] = threads.run
+        if benchmark.duty < 1:
+            self._run = SlicedRuns(
+                threads.run,
+                duty=benchmark.duty,
+                slice_s=slice_seconds(device.sensors),
+                clock=device.clock,
+            )
 
     def run(self, loops: int) -> Execution:
         """Run that many loops on every thread, duty cycle included."""
         events = self._device.throttle_events()
-        execution = self._threads.run(loops) if self._duty == 1 else self._run_in_slices(loops)
+        execution = self._run(loops)
         return Execution(
             active_s=execution.active_s,
             busy_core_s=execution.busy_core_s,
@@ -165,21 +168,3 @@ class CpuKernel:
     def close(self) -> None:
         """Stop the threads and free the data."""
         self._threads.close()
-
-    def _run_in_slices(self, loops: int) -> Execution:
-        clock = self._device.clock
-        began_ns = clock.now_ns()
-        active_s = busy_core_s = 0.0
-        left = loops
-        while left:
-            slice_loops = min(left, max(1, round(self._slice_loops * jitter(self._rng))))
-            part = self._threads.run(slice_loops)
-            left -= slice_loops
-            active_s += part.active_s
-            busy_core_s += part.busy_core_s
-            self._slice_loops = max(1, round(slice_loops * self._slice_s / part.active_s))
-            # Against all time so far, so that one pause that lasts too long shortens the next.
-            pause_s = active_s / self._duty - (clock.now_ns() - began_ns) * 1e-9
-            if pause_s > 0:
-                clock.sleep(pause_s)
-        return Execution(active_s=active_s, busy_core_s=busy_core_s)

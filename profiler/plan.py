@@ -124,10 +124,23 @@ def make_plan(device: Device, name: PlanName, *, seed: int = 0) -> Plan:
     points += (
         [*_more_traffic(device.memory), *_after_backprop(device.memory), *_zeros(points)] if full else []
     )
-    supported = [point for point in points if device.supports(point)]
+    supported = [point for point in _on_all_cores(points, device) if device.supports(point)]
     return Plan(
         name=name, seed=seed, points=_in_blocks(supported, random.Random(seed)), protocol=PROTOCOLS[name]
     )
+
+
+def _on_all_cores(points: Sequence[Microbenchmark], device: Device) -> Iterator[Microbenchmark]:
+    """Networks that a device cannot run on some of its cores, on all of them (torch's operators on a GPU)."""
+    taken = {point.point for point in points}
+    for point in points:
+        if point.kernel in NETWORK_KERNELS and not device.supports(point):
+            size, level = point.working_set_bytes or 0, point.level or "dram"
+            point = items(point.kernel, device.memory, level, size, device.memory.cores)
+            if point.point in taken:
+                continue
+            taken.add(point.point)
+        yield point
 
 
 def _in_blocks(points: Sequence[Microbenchmark], rng: random.Random) -> tuple[Microbenchmark, ...]:

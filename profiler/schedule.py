@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from calibration_data import total_domains
 from profiler.device import Device
 from profiler.plan import Plan
 
@@ -70,5 +71,11 @@ def idle_seconds(plan: Plan, device: Device) -> float:
 
 
 def slowest_tick_s(device: Device) -> float:
-    """Longest update period of the device's counters."""
-    return max(spec.update_period_s or 0.0 for sensor in device.sensors for spec in sensor.specs)
+    """Longest update period of the counters of the total, or of all where nothing is one.
+
+    What is only shown beside them, such as a GPU's memory power averaged over a second, need not fit.
+    """
+    periods_s = {
+        spec.domain: spec.update_period_s or 0.0 for sensor in device.sensors for spec in sensor.specs
+    }
+    return max(periods_s[domain] for domain in total_domains(periods_s) or periods_s)

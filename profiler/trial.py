@@ -13,11 +13,13 @@ import os
 import platform
 import statistics
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from math import ceil, inf, sqrt
 
 from calibration_data import FLAG_MEANING, MeasurementError, WindowReading, domain_kind, total_domains
+from calibration_data import __version__ as calijoule_version
 from calibration_data.records import CalibrationRecord, CampaignId, DeviceFingerprint, Window
 from profiler.device import Device, Execution, Kernel
 from profiler.meter import EnergyMeter
@@ -214,5 +216,9 @@ def device_fingerprint(device: Device) -> DeviceFingerprint:
 
 def software_versions() -> dict[str, str]:
     """Versions that a measurement can depend on."""
-    packages = {name: version(name) for name in ("calijoule", "numba", "numpy")}
+    packages = {"calijoule": calijoule_version}
+    for name in ("numba", "numpy"):
+        # A GPU needs no numba.
+        with suppress(PackageNotFoundError):
+            packages[name] = version(name)
     return {**packages, "python": platform.python_version(), "kernel": os.uname().release}

@@ -21,9 +21,10 @@ from profiler.sensors.power_integral import POLL_PERIOD_S, integral_of
 
 
 class NvmlSensor:
-    """All NVIDIA GPUs whose energy can be told.
+    """NVIDIA GPUs whose energy can be told.
 
     Args:
+        index: NVML's number of the one to read; None for all.
         clock: drives the poller of GPUs whose power is integrated; no poller runs where there are none.
 
     Attributes:
@@ -36,12 +37,13 @@ class NvmlSensor:
         SensorPermissionError: the driver refuses this user.
     """
 
-    def __init__(self, *, clock: Clock | None = None) -> None:
+    def __init__(self, *, index: int | None = None, clock: Clock | None = None) -> None:
         self._nvml = started_nvml()
         self._open = True
         self._stop_polling: Callable[[], None] | None = None
         try:
-            found = [find_gpu(self._nvml, index) for index in range(self._nvml.nvmlDeviceGetCount())]
+            wanted = range(self._nvml.nvmlDeviceGetCount()) if index is None else (index,)
+            found = [find_gpu(self._nvml, number) for number in wanted]
         except self._nvml.NVMLError as error:
             self.close()
             raise SensorMissingError(f"NVML cannot list the GPUs: {error}.") from error

@@ -1,0 +1,1 @@
+"""Calibrates a data-centre GPU in parts of at most ten minutes each; see README.md."""

@@ -1,0 +1,56 @@
+"""Every configuration once, without joules: does it compile, pass the look at its code, run, and how fast.
+
+What fails is written down with its reason and left out of the plans, so that no minute of a campaign is lost
+to it; without this part the plans run whole.
+"""
+
+from __future__ import annotations
+
+from benchmarks.gpu_campaign.settings import Rows, Settings
+from profiler.device import Device
+from profiler.devices import open_device
+from profiler.microbenchmark import Microbenchmark
+from profiler.plan import make_plan
+
+FILE = "check.jsonl"
+RUN_S = 0.05
+
+
+def run(settings: Settings) -> None:
+    """Both plans' configurations; those of earlier commands are not repeated."""
+    rows = Rows(settings.file(FILE))
+    device = open_device(settings.device_name)
+    try:
+        points = {
+            point.point: point for name in ("full", "quick") for point in make_plan(device, name).points
+        }
+        for name, point in points.items():
+            if name in rows:
+                continue
+            settings.keep_time()
+            try:
+                rows.add(name, {"failed": None, **_rates(device, point)})
+            # Whatever a compiler or a driver may raise is a result of this part.
+            except Exception as error:
+                print(f"{name}: {error}", flush=True)
+                rows.add(name, {"failed": f"{type(error).__name__}: {error}"})
+    finally:
+        device.close()
+
+
+def _rates(device: Device, point: Microbenchmark) -> dict[str, object]:
+    kernel = device.prepare(point)
+    try:
+        loops = 1
+        while (execution := kernel.run(loops)).active_s < RUN_S and point.kernel != "idle":
+            loops *= 2
+        work = kernel.work_per_loop * loops
+        return {"rates": {name: amount / execution.active_s for name, amount in work.items()}}
+    finally:
+        kernel.close()
+
+
+def failed_points(settings: Settings) -> frozenset[str]:
+    """Names of the configurations that do not run here; none where this part was left out."""
+    rows = Rows(settings.file(FILE)).rows
+    return frozenset(row["key"] for row in rows if row["failed"] is not None)

@@ -1,0 +1,170 @@
+"""The GPU campaign without a GPU: its analysis of known sensors, its parts on a simulated GPU."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from fakes.driven_counters import DrivenCounter, SquareWave
+from fakes.nvml_library import scripted_nvml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.gpu_campaign import probe
+from benchmarks.gpu_campaign.analysis import (
+    busy_share,
+    changes_of,
+    find_tick,
+    find_window,
+    powers_of_counter,
+)
+from benchmarks.gpu_campaign.settings import OutOfTimeError, Rows, Settings
+from profiler.sensors.nvml import NvmlSensor
+from profiler.sensors.nvml_fields import INSTANT_POWER
+
+ROOT = Path(__file__).resolve().parents[1]
+WAVE = SquareWave(high_w=400.0, low_w=90.0, period_s=0.1371)
+PERIODIC = [(number * WAVE.period_s, (number + 0.5) * WAVE.period_s) for number in range(220)]
+
+
+class RandomBursts:
+    """Power of bursts as the probe makes them."""
+
+    def __init__(self, seconds: float = 30.0) -> None:
+        rng = random.Random(3)
+        self.bursts: list[tuple[float, float]] = []
+        time_s = 0.0
+        while time_s < seconds:
+            begin_s = time_s + rng.uniform(*probe.BURST_S)
+            time_s = begin_s + rng.uniform(*probe.BURST_S)
+            self.bursts.append((begin_s, time_s))
+
+    def energy_j(self, time_s: float) -> float:
+        busy_s = sum(max(0.0, min(end_s, time_s) - begin_s) for begin_s, end_s in self.bursts)
+        return WAVE.low_w * time_s + (WAVE.high_w - WAVE.low_w) * busy_s
+
+
+LOAD = RandomBursts()
+
+
+def test_the_tick_of_a_counter_is_found() -> None:
+    counter = DrivenCounter(WAVE, tick_s=0.1, jitter=0.02, quantum_uj=1000.0, range_uj=None)
+    found = find_tick([(t, counter.at_uj(t) / 1e6) for t in np.arange(0, 20, 0.002)])
+    assert found is not None
+    assert found.period_s == pytest.approx(0.1, abs=0.003)
+
+
+def test_a_value_that_stands_still_has_no_tick() -> None:
+    assert find_tick([(t / 100, 5.0) for t in range(1000)]) is None
+
+
+@pytest.mark.parametrize("window_s", [0.010, 0.025, 0.05, 0.1])
+def test_the_window_of_a_counter_is_found(window_s: float) -> None:
+    """A counter that sees only the last part of each tick; one that sees all of it has a window of a tick."""
+    counter = DrivenCounter(LOAD, tick_s=0.1, quantum_uj=1000.0, range_uj=None, averaging_s=window_s)
+    samples = [(t, counter.at_uj(t) / 1e6) for t in np.arange(0.3, 29, 0.002)]
+    found = find_window(LOAD.bursts, powers_of_counter(samples), tick_s=0.1, longest_s=1.0)
+    assert found is not None
+    assert found.window_s == pytest.approx(window_s, abs=0.003)
+    assert found.coverage == pytest.approx(window_s / 0.1, abs=0.03)
+    assert found.low_w == pytest.approx(90, rel=0.05)
+    assert found.high_w == pytest.approx(400, rel=0.03)
+    assert found.explained > 0.98
+
+
+def test_the_window_of_nvml_power_is_found() -> None:
+    """Instant power of the scripted driver: 25 of each 100 ms."""
+    with scripted_nvml() as nvml:
+        nvml.script(gpus=1)
+        nvml.set_time_s(1000.0)
+        nvml.set_sensor(0, update_period_s=0.1, averaging_window_s=0.025)
+        nvml.set_power(0, WAVE.high_w, WAVE.low_w, WAVE.period_s)
+        nvml.set_field(0, INSTANT_POWER)
+        sensor = NvmlSensor(index=0)
+        device = SimpleNamespace(sensors=(sensor,))
+        read = probe._reader(device)  # type: ignore[arg-type]
+        samples = []
+        for time_s in np.arange(0.3, 25, 0.002):
+            nvml.set_time_s(1000.0 + time_s)
+            samples.append((float(time_s), read()["power-186-0"]))
+        sensor.close()
+    tick = find_tick(samples)
+    assert tick is not None
+    # A rhythm cannot tell a window from one that is its period longer, or lacks it.
+    found = find_window(PERIODIC, changes_of(samples), tick_s=tick.period_s, longest_s=WAVE.period_s / 2)
+    assert found is not None
+    assert found.window_s == pytest.approx(0.025, abs=0.003)
+    assert found.coverage == pytest.approx(0.25, abs=0.03)
+
+
+def test_power_that_does_not_answer_the_load_has_no_window() -> None:
+    assert find_window(PERIODIC, [(t / 10, 90.0) for t in range(250)], tick_s=0.1, longest_s=1.0) is None
+
+
+@given(st.floats(0.001, 3.0), st.floats(3.5, 20.0))
+def test_busy_share_is_the_share_of_a_fine_sum(window_s: float, end_s: float) -> None:
+    times = np.linspace(end_s - window_s, end_s, 20001)
+    inside = np.mod(times, WAVE.period_s) < WAVE.period_s / 2
+    shares = busy_share(PERIODIC, np.array([end_s]), window_s)
+    assert float(shares[0]) == pytest.approx(float(inside.mean()), abs=1e-3)
+
+
+def test_rows_resume_and_survive_a_torn_line(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    Rows(path).add("a", {"value": 1})
+    with path.open("a") as file:
+        file.write('{"key": "b", "val')
+    rows = Rows(path)
+    assert "a" in rows
+    assert "b" not in rows
+    rows.add("b", {"value": 2})
+    assert [row["key"] for row in Rows(path).rows] == ["a", "b"]
+
+
+def test_minutes_that_are_over_stop_a_part(tmp_path: Path) -> None:
+    settings = Settings(out=tmp_path, device_name="sim:datacenter-gpu", dry_run=True, seconds=-1)
+    with pytest.raises(OutOfTimeError):
+        settings.keep_time()
+
+
+def command(out: Path, part: str, *options: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "benchmarks.gpu_campaign", part, "--dry-run", "--out", str(out), *options]
+    return subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
+
+
+def test_the_probe_finds_what_the_simulated_gpu_is(tmp_path: Path) -> None:
+    result = command(tmp_path, "probe")
+    assert result.returncode == 0, result.stderr
+    found = json.loads((tmp_path / "probe.json").read_text())
+    assert found["provenance"] == "simulated"
+    assert found["idle"]["gpu-0"]["mean_w"] == pytest.approx(54, rel=0.03)
+    assert found["bursts"]["gpu-0"]["tick"]["period_s"] == pytest.approx(0.1, rel=0.02)
+    assert found["bursts"]["gpu-0"]["window"]["coverage"] == pytest.approx(0.25, abs=0.03)
+
+
+def test_a_plan_out_of_time_goes_on_and_leaves_a_model(tmp_path: Path) -> None:
+    stopped = command(tmp_path, "quick", "--minutes", "0")
+    assert stopped.returncode == 75
+    result = command(tmp_path, "quick")
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "model-quick.json").exists()
+
+
+def test_a_part_that_needs_a_model_says_so(tmp_path: Path) -> None:
+    result = command(tmp_path, "heldout")
+    assert result.returncode == 2
+    assert "quick or full" in result.stderr
+
+
+def test_without_a_gpu_one_line(tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "benchmarks.gpu_campaign", "probe", "--out", str(tmp_path)]
+    result = subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 2
+    assert "no GPU cuda:0" in result.stderr
+    assert "Traceback" not in result.stderr
