@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from calibration_data import UsageError, Work
+from calibration_data import UsageError
 from profiler.cache_sizes import read_cpu_caches
 from profiler.clock import Clock, MonotonicClock
 from profiler.cpu_conditions import PROC_ROOT, SYS_ROOT, cpu_conditions, cpu_model_name, throttle_events
@@ -21,10 +21,8 @@ from profiler.sensors.base import Sensor
 from profiler.sparse_work import ring_chunks
 from profiler.workloads.cpu_loops import FLOAT_TYPES, make_loop
 from profiler.workloads.generated_code import CHECKABLE, check_code
+from profiler.workloads.idle import IdleKernel
 from profiler.workloads.threads import PinnedThreads
-
-IDLE_LOOP_S = 1e-3
-"""One loop of ``idle``."""
 
 
 class CpuDevice:
@@ -120,23 +118,6 @@ class CpuDevice:
         """Release the sensors."""
         for sensor in self.sensors:
             sensor.close()
-
-
-class IdleKernel:
-    """Nothing, for 1 ms per loop."""
-
-    work_per_loop = Work()
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-
-    def run(self, loops: int) -> Execution:
-        """Sleep."""
-        self._clock.sleep(loops * IDLE_LOOP_S)
-        return Execution(active_s=0.0, busy_core_s=0.0)
-
-    def close(self) -> None:
-        """Nothing to free."""
 
 
 class CpuKernel:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any, Literal, Protocol
 
-from calibration_data import MemoryHierarchy, UsageError, Work
+from calibration_data import MemoryHierarchy, UsageError
 from profiler.clock import Clock, MonotonicClock
 from profiler.cuda_properties import cuda_dtypes, cuda_memory, cuda_versions, nvml_index
 from profiler.device import Execution, Kernel
@@ -25,9 +25,7 @@ from profiler.sensors.base import Sensor
 from profiler.sensors.nvml import NvmlSensor, started_nvml
 from profiler.sensors.nvml_conditions import GpuConditions, gpu_conditions
 from profiler.workloads.cuda_work import cuda_work_per_loop
-
-IDLE_LOOP_S = 1e-3
-"""One loop of ``idle``."""
+from profiler.workloads.idle import IdleKernel
 
 LONGEST_SLICE_S = 2.5e-3
 """Of a duty cycle: many slices in the 25 of each 100 ms that the sensor of a data-centre board sees (arXiv
@@ -248,23 +246,6 @@ class CudaDevice:
         reasons = after.slowed_since(before)
         self._slowed_by.update(dict.fromkeys(reasons))
         return not LOST_TO.isdisjoint(reasons)
-
-
-class IdleKernel:
-    """Nothing, for 1 ms per loop."""
-
-    work_per_loop = Work()
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-
-    def run(self, loops: int) -> Execution:
-        """Sleep."""
-        self._clock.sleep(loops * IDLE_LOOP_S)
-        return Execution(active_s=0.0, busy_core_s=0.0)
-
-    def close(self) -> None:
-        """Nothing to free."""
 
 
 class CudaKernel:

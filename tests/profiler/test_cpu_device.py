@@ -15,7 +15,7 @@ from fakes.cpu_tree import FakeCache, private_caches, write, write_caches
 
 from calibration_data import MemoryHierarchy, UsageError, Work
 from profiler.cpu_conditions import cpu_conditions, cpu_model_name, throttle_events
-from profiler.cpu_device import IDLE_LOOP_S, CpuDevice, CpuKernel
+from profiler.cpu_device import CpuDevice, CpuKernel
 from profiler.device import Device
 from profiler.duty import LONGEST_SLICE_S
 from profiler.microbenchmark import FMA_PER_LOOP, LAUNCHES_PER_LOOP, KernelName, Microbenchmark, work_per_loop
@@ -23,6 +23,7 @@ from profiler.sensors.base import Reading
 from profiler.workloads import cpu_arithmetic, cpu_kernels
 from profiler.workloads.cpu_data import random_operands
 from profiler.workloads.cpu_loops import make_loop, share_bytes
+from profiler.workloads.idle import IDLE_LOOP_S
 from profiler.workloads.threads import PinnedThreads
 
 CPUS = sorted(os.sched_getaffinity(0))
