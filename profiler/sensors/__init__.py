@@ -119,7 +119,7 @@ def no_usable_sensor(failures: Mapping[str, NoUsableSensorError]) -> NoUsableSen
     )
     next_step = (
         f"Three ways on: (1) {first_way}; (2) use a simulated device: --device sim:server-cpu;"
-        " (3) take a published cost model."
+        " (3) take a published cost model: calijoule models."
     )
     error_type = SensorPermissionError if forbidden else SensorMissingError
     return error_type(message, next_step=next_step)
