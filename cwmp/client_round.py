@@ -53,7 +53,7 @@ def client_round(
     config, meter = federation.config, federation.meter
     see: dict[Phase, SeeWork] = {}
     meter.begin_client(round_index, client)
-    trained, see["train"] = meter.run(lambda: _train(federation, weights, round_index, client))
+    trained, see["train"] = meter.run(lambda: train_client(federation, weights, round_index, client))
     memory = ErrorFeedback()
     memory.load_state_dict(residual)
     wanted = memory.corrected(trained.update) if config.error_feedback else trained.update
@@ -85,7 +85,12 @@ def client_round(
     )
 
 
-def _train(federation: Federation, weights: Weights, round_index: int, client: int) -> LocalUpdate:
+def train_client(federation: Federation, weights: Weights, round_index: int, client: int) -> LocalUpdate:
+    """What a client learns in a round from the weights that it is given.
+
+    Raises:
+        DivergedError: its update is not finite.
+    """
     indices = torch.from_numpy(federation.partition.indices[client])
     return local_update(
         federation.network,

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import math
 
-import torch
-
-from cwmp.federation import Federation, local_settings
+from cwmp.client_round import train_client
+from cwmp.federation import Federation
 from cwmp.gradient_histogram import GradientHistogram
-from cwmp.local_training import DivergedError, local_update, single_thread, weights_of
+from cwmp.local_training import DivergedError, single_thread, weights_of
 from cwmp.predicted_gain import Gain, empirical_gains, predicted_gains, price_groups
-from cwmp.seeding import derived_seed
 
 
 def expected_gain(federation: Federation) -> Gain:
@@ -27,18 +25,9 @@ def expected_gain(federation: Federation) -> Gain:
         price_j * federation.budget.prices.tensors[name].layout.numel for name, price_j in prices_j.items()
     )
     share = min(federation.budget.allowance_j / everything_j, 1.0)
-    indices = torch.from_numpy(federation.partition.indices[0])
     try:
         with single_thread():
-            trained = local_update(
-                federation.network,
-                weights_of(federation.network),
-                federation.data.train_x[indices],
-                federation.data.train_y[indices],
-                local_settings(federation.config),
-                seed=derived_seed(federation.config.seed, "local", round_index=1, client=0),
-                client=0,
-            )
+            trained = train_client(federation, weights_of(federation.network), round_index=1, client=0)
     except DivergedError:
         return predicted_gains(price_groups(federation.budget.prices), (share,))[0]
     histograms = {name: GradientHistogram.of(value) for name, value in trained.update.items()}

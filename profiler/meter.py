@@ -252,8 +252,10 @@ class EnergyMeter:
         except MeasurementError as error:
             self._fail(error)
             raise
-        for domain in self._alignment.watched():
-            tick = self._counters.ticks()[domain]
+        watched = self._alignment.watched()
+        ticks = self._counters.ticks() if watched else {}
+        for domain in watched:
+            tick = ticks[domain]
             for window in tuple(self._open.values()):
                 if tick.total_uj != window.opening[domain].total_uj:
                     window.first.setdefault(domain, tick)
