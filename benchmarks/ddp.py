@@ -27,9 +27,9 @@ from cost_models import CostModel, fit_cost_model
 from cwmp.budgeted_gradients import BudgetedGradients
 from cwmp.config import RuleName
 from cwmp.cost_vector import cost_vector
-from cwmp.datasets import load_dataset
 from cwmp.ddp_hook import SparseExchange, exchange
 from cwmp.networks import build_network
+from cwmp.training.datasets import load_dataset
 from profiler.campaign import run_campaign
 from profiler.devices import open_device
 from profiler.plan import make_plan

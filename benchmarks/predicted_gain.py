@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from cost_models import CostModel, fit_cost_model
 from cwmp.cost_vector import cost_vector
-from cwmp.datasets import load_dataset
 from cwmp.gradient_histogram import GradientHistogram
 from cwmp.networks import build_network
 from cwmp.predicted_gain import Gain, empirical_gains, gains_on, predicted_gains, price_groups
+from cwmp.training.datasets import load_dataset
 from profiler.campaign import run_campaign
 from profiler.devices import open_device
 from profiler.plan import make_plan

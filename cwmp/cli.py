@@ -183,7 +183,7 @@ def train(
     """Federated training under an energy budget, its joules predicted and measured (or simulated)."""
     from cost_models import load_cost_model
     from cwmp.predicted_gain import verdict
-    from cwmp.train_command import train as run_training
+    from cwmp.training.run import train as run_training
 
     console = Console(stderr=True, highlight=False)
     options = {
@@ -244,7 +244,7 @@ def compare(
 ) -> None:
     """Train by several rules at the same joules and say which keeps more and gets further."""
     from cost_models import load_cost_model
-    from cwmp.compare import compare as run_comparison
+    from cwmp.comparison.compare import compare as run_comparison
 
     if budgets_j is not None and budget_fractions is not None:
         raise UsageError("--budgets-j and --budget-fractions exclude each other.")

@@ -15,7 +15,7 @@ from torch._C._distributed_c10d import GradBucket
 
 from calibration_data import UsageError
 from cwmp.budgeted_gradients import BudgetedGradients
-from cwmp.sparse_update import SparseUpdate, average, pack, unflatten
+from cwmp.training.sparse_update import SparseUpdate, average, pack, unflatten
 
 
 class SparseExchange:

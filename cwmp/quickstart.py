@@ -19,7 +19,7 @@ from calibration_data import NoUsableSensorError
 from calibration_data.families import NEVER_FITTED_FAMILIES
 from calibration_data.store import records_sha256
 from cost_models import CostModel, MissingCoefficientError, fit_cost_model, load_cost_model, save_cost_model
-from cwmp.compare import compare
+from cwmp.comparison.compare import compare
 from cwmp.config import RuleName, training_config
 from cwmp.cost_document import costs_document, save_costs
 from cwmp.cost_vector import cost_vector

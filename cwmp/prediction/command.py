@@ -9,10 +9,10 @@ import torch
 from calibration_data import UsageError
 from cost_models import CostModel
 from cwmp.networks import load_network
-from cwmp.phase_meter import Seen, phase_meter
 from cwmp.prediction.energy import Prediction, predict
 from cwmp.prediction.training_step import OptimizerName, TrainingStep
 from cwmp.pricing import device_of
+from cwmp.training.phase_meter import Seen, phase_meter
 from profiler.device import Device
 
 SHIPPED_INPUT_SHAPE = (64,)

@@ -8,9 +8,9 @@ from typing import Any
 from rich.table import Column, Table
 
 from cost_models import Estimate
-from cwmp.phase_meter import Seen
 from cwmp.prediction.command import Answer
 from cwmp.prediction.energy import Prediction, Share
+from cwmp.training.phase_meter import Seen
 
 
 def shares_table(title: str, shares: Iterable[Share]) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cost_models.engineering import quantity
-from cwmp.comparison import ComparisonReport, Entry
+from cwmp.comparison.findings import ComparisonReport, Entry
 from cwmp.report.markup import Html, element, figure, join, percent, table
 from cwmp.report.plots import ParetoPoint, plot_pareto, svg_data_uri
 from cwmp.report.rule_runs import budget_in_words

@@ -16,11 +16,11 @@ from calibration_data.files import read_model
 from calibration_data.records import CalibrationRecord
 from calibration_data.store import read_records, records_sha256
 from cost_models import CostModel, load_cost_model
-from cwmp.compare import COMPARISON as COMPARISON_FILE
-from cwmp.compare import RUNS
-from cwmp.comparison import ComparisonReport
+from cwmp.comparison.compare import COMPARISON as COMPARISON_FILE
+from cwmp.comparison.compare import RUNS
+from cwmp.comparison.findings import ComparisonReport
 from cwmp.cost_document import CostsDocument, load_costs
-from cwmp.run_files import (
+from cwmp.training.run_files import (
     CONFIG,
     COST_MODEL,
     COSTS,
@@ -30,7 +30,7 @@ from cwmp.run_files import (
     read_rounds,
     read_summary,
 )
-from cwmp.run_record import RoundReport, RunIdentity, RunReport
+from cwmp.training.run_record import RoundReport, RunIdentity, RunReport
 
 RECORDS = "records.jsonl"
 MODEL = "model.json"

@@ -12,8 +12,8 @@ from cost_models.engineering import quantity
 from cwmp.budget import Phase
 from cwmp.report.contents import TrainedRun
 from cwmp.report.plots import Curve
-from cwmp.run_record import ClientReport, PhaseEnergy, summed_energy
 from cwmp.selection import RULES
+from cwmp.training.run_record import ClientReport, PhaseEnergy, summed_energy
 
 
 @dataclass(frozen=True, kw_only=True)

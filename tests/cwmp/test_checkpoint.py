@@ -14,12 +14,12 @@ from fakes.known_costs import known_cost_model
 
 from calibration_data import InvalidFileError, UsageError
 from cost_models import load_cost_model, save_cost_model
-from cwmp.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from cwmp.config import TrainingConfig, training_config
 from cwmp.cost_document import load_costs
-from cwmp.run_files import CHECKPOINT, CONFIG, COST_MODEL, COSTS, ROUNDS, SUMMARY, TABLE, read_rounds
-from cwmp.run_record import WALL_CLOCK_FIELDS, RoundReport, RunReport
-from cwmp.train_command import train
+from cwmp.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from cwmp.training.run import train
+from cwmp.training.run_files import CHECKPOINT, CONFIG, COST_MODEL, COSTS, ROUNDS, SUMMARY, TABLE, read_rounds
+from cwmp.training.run_record import WALL_CLOCK_FIELDS, RoundReport, RunReport
 from profiler.devices import open_device
 
 MODEL = known_cost_model(relative_u=0.02)
@@ -154,7 +154,7 @@ import sys
 from pathlib import Path
 from cost_models import load_cost_model
 from cwmp.config import TrainingConfig
-from cwmp.train_command import train
+from cwmp.training.run import train
 from profiler.devices import open_device
 config = TrainingConfig.model_validate_json(sys.argv[1])
 device = open_device("sim:server-cpu")

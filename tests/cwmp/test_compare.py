@@ -7,11 +7,11 @@ import pytest
 from fakes.known_costs import known_cost_model
 
 from calibration_data import UsageError
-from cwmp.compare import COMPARISON, RUNS, TABLE, PlannedRun, compare, planned_runs
-from cwmp.comparison import ComparisonReport, Entry, comparison_report
+from cwmp.comparison.compare import COMPARISON, RUNS, TABLE, PlannedRun, compare, planned_runs
+from cwmp.comparison.findings import ComparisonReport, Entry, comparison_report
 from cwmp.config import RuleName, TrainingConfig, training_config
-from cwmp.run_files import SUMMARY
-from cwmp.run_record import RunReport
+from cwmp.training.run_files import SUMMARY
+from cwmp.training.run_record import RunReport
 from profiler.devices import open_device
 
 MODEL = known_cost_model(relative_u=0.02)

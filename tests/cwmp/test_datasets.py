@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from calibration_data import UsageError
-from cwmp.datasets import load_dataset
+from cwmp.training.datasets import load_dataset
 
 
 @pytest.mark.parametrize("name", ["digits", "synthetic"])

@@ -7,15 +7,15 @@ import torch
 from fakes.known_costs import known_cost_model
 from torch import Tensor, nn
 
-from cwmp.client_round import client_round
 from cwmp.config import TrainingConfig, training_config
-from cwmp.datasets import load_dataset
-from cwmp.federated import FederatedState, initial_state, participants, run_round, server_step
-from cwmp.federation import Federation, build_federation, local_settings
-from cwmp.local_training import DivergedError, batches, local_update, weights_of
 from cwmp.networks import build_network
-from cwmp.run_record import WALL_CLOCK_FIELDS, RoundReport
 from cwmp.seeding import derived_seed
+from cwmp.training.client_round import client_round
+from cwmp.training.datasets import load_dataset
+from cwmp.training.federated import FederatedState, initial_state, participants, run_round, server_step
+from cwmp.training.federation import Federation, build_federation, local_settings
+from cwmp.training.local_training import DivergedError, batches, local_update, weights_of
+from cwmp.training.run_record import WALL_CLOCK_FIELDS, RoundReport
 from profiler.devices import open_device
 
 MODEL = known_cost_model(relative_u=0.02)

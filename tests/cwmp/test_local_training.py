@@ -3,9 +3,16 @@ import torch
 from torch import Tensor, nn
 
 from calibration_data import UsageError
-from cwmp.datasets import load_dataset
-from cwmp.local_training import DivergedError, LocalSettings, batches, evaluate, local_update, weights_of
 from cwmp.networks import build_network
+from cwmp.training.datasets import load_dataset
+from cwmp.training.local_training import (
+    DivergedError,
+    LocalSettings,
+    batches,
+    evaluate,
+    local_update,
+    weights_of,
+)
 
 SETTINGS = LocalSettings(epochs=3, batch_size=16, learning_rate=0.1, momentum=0.9)
 

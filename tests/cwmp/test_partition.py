@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calibration_data import UsageError
-from cwmp.partition import dirichlet_partition
+from cwmp.training.partition import dirichlet_partition
 
 
 @given(

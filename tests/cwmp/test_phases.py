@@ -7,9 +7,10 @@ from fakes.known_costs import known_cost_model
 from calibration_data import MeasurementError, Work
 from cwmp.budget import PHASES
 from cwmp.cost_vector import CostVector, cost_vector
-from cwmp.local_training import LocalSettings
 from cwmp.networks import build_network
-from cwmp.phase_meter import (
+from cwmp.selection.budgeted import plan_budget, select_within
+from cwmp.training.local_training import LocalSettings
+from cwmp.training.phase_meter import (
     TICKS_PER_WINDOW,
     NoMeter,
     PhaseMeter,
@@ -18,10 +19,9 @@ from cwmp.phase_meter import (
     SimulatedMeter,
     phase_meter,
 )
-from cwmp.phases import aggregate_works, client_energy, client_works
-from cwmp.run_record import PhaseEnergy, summed_energy
-from cwmp.selection.budgeted import plan_budget, select_within
-from cwmp.training_work import step_work
+from cwmp.training.phases import aggregate_works, client_energy, client_works
+from cwmp.training.run_record import PhaseEnergy, summed_energy
+from cwmp.training.training_work import step_work
 from profiler.simulated_device import SimulatedDevice
 from profiler.simulated_spec import Fault, load_spec
 

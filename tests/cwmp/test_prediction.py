@@ -16,8 +16,8 @@ from benchmarks.recovery import draw_device
 from calibration_data import Work
 from cost_models import CostModel, fit_cost_model
 from cwmp.errors import UnknownMemoryError
-from cwmp.phase_meter import phase_meter
 from cwmp.prediction import CountedWork, EnergyCounterMode, Prediction, WorkCounter, predict
+from cwmp.training.phase_meter import phase_meter
 from profiler.campaign import run_campaign
 from profiler.plan import make_plan
 from profiler.simulated_device import SimulatedDevice

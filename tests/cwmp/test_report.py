@@ -18,13 +18,13 @@ from calibration_data import InvalidFileError, UsageError
 from calibration_data.records import CalibrationRecord
 from calibration_data.store import append_record, read_records, records_sha256
 from cost_models import CostModel, fit_cost_model, load_cost_model, save_cost_model
-from cwmp.compare import compare
+from cwmp.comparison.compare import compare
 from cwmp.config import training_config
 from cwmp.cost_document import costs_document, save_costs
 from cwmp.cost_vector import cost_vector
 from cwmp.networks import build_network
 from cwmp.report import write_report
-from cwmp.run_files import append_round, read_rounds
+from cwmp.training.run_files import append_round, read_rounds
 from profiler.campaign import run_campaign
 from profiler.devices import open_device
 from profiler.plan import make_plan

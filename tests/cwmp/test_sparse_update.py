@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from calibration_data import UsageError
-from cwmp.sparse_update import SparseUpdate, add_to, average, flatten, pack, unflatten
+from cwmp.training.sparse_update import SparseUpdate, add_to, average, flatten, pack, unflatten
 
 
 def message(indices: list[int] | None, values: list[float], coordinates: int) -> SparseUpdate:

@@ -4,10 +4,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from calibration_data import MemoryHierarchy
-from cwmp.local_training import LocalSettings, sgd_step, weights_of
 from cwmp.networks import build_network
 from cwmp.prediction.moved_bytes import level_of
-from cwmp.training_work import TrainingWork, step_work
+from cwmp.training.local_training import LocalSettings, sgd_step, weights_of
+from cwmp.training.training_work import TrainingWork, step_work
 
 MEMORY = MemoryHierarchy(l1_bytes=32_768, l2_bytes=1_048_576, llc_bytes=33_554_432, line_bytes=64, cores=16)
 HUGE_L1 = MemoryHierarchy(l1_bytes=2**40, l2_bytes=2**41, llc_bytes=None, line_bytes=64, cores=1)

@@ -23,14 +23,14 @@ from calibration_data import InvalidFileError, UsageError, __version__
 from calibration_data.files import read_model, write_whole
 from cost_models import CostModel, save_cost_model
 from cwmp.budget import EnergyLedger
-from cwmp.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from cwmp.config import TrainingConfig
 from cwmp.cost_document import costs_document, save_costs
-from cwmp.federated import FederatedState, initial_state, run_round
-from cwmp.federation import Federation, build_federation
 from cwmp.predicted_gain import Gain
-from cwmp.probe import expected_gain
-from cwmp.run_files import (
+from cwmp.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from cwmp.training.federated import FederatedState, initial_state, run_round
+from cwmp.training.federation import Federation, build_federation
+from cwmp.training.probe import expected_gain
+from cwmp.training.run_files import (
     CHECKPOINT,
     CONFIG,
     COST_MODEL,
@@ -45,7 +45,7 @@ from cwmp.run_files import (
     read_summary,
     write_csv,
 )
-from cwmp.run_record import (
+from cwmp.training.run_record import (
     ClientReport,
     PartitionReport,
     RoundReport,

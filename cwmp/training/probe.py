@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 
-from cwmp.client_round import train_client
-from cwmp.federation import Federation
 from cwmp.gradient_histogram import GradientHistogram
-from cwmp.local_training import DivergedError, single_thread, weights_of
 from cwmp.predicted_gain import Gain, empirical_gains, predicted_gains, price_groups
+from cwmp.training.client_round import train_client
+from cwmp.training.federation import Federation
+from cwmp.training.local_training import DivergedError, single_thread, weights_of
 
 
 def expected_gain(federation: Federation) -> Gain:

@@ -14,15 +14,15 @@ from torch import Tensor
 
 from cwmp.budget import Phase
 from cwmp.error_feedback import ErrorFeedback
-from cwmp.federation import Federation, local_settings
-from cwmp.local_training import LocalUpdate, local_update
-from cwmp.phase_meter import Seen, SeeWork, Works
-from cwmp.phases import client_energy, client_works
-from cwmp.run_record import ClientReport, PhaseEnergy
 from cwmp.seeding import derived_seed
 from cwmp.selection import Rule, select
 from cwmp.selection.budgeted import Choice, select_within
-from cwmp.sparse_update import SparseUpdate, add_to, pack
+from cwmp.training.federation import Federation, local_settings
+from cwmp.training.local_training import LocalUpdate, local_update
+from cwmp.training.phase_meter import Seen, SeeWork, Works
+from cwmp.training.phases import client_energy, client_works
+from cwmp.training.run_record import ClientReport, PhaseEnergy
+from cwmp.training.sparse_update import SparseUpdate, add_to, pack
 
 Weights = Mapping[str, Tensor]
 

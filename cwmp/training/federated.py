@@ -29,14 +29,14 @@ import numpy as np
 from torch import Tensor
 
 from cwmp.budget import EnergyLedger
-from cwmp.client_round import ClientResult, Weights, client_round
 from cwmp.config import TrainingConfig
 from cwmp.errors import NonFiniteGradientError
-from cwmp.federation import Federation
-from cwmp.local_training import DivergedError, evaluate, single_thread, weights_of
-from cwmp.run_record import DroppedClient, RoundReport, summed_energy
 from cwmp.seeding import derived_seed
-from cwmp.sparse_update import average, flatten, unflatten
+from cwmp.training.client_round import ClientResult, Weights, client_round
+from cwmp.training.federation import Federation
+from cwmp.training.local_training import DivergedError, evaluate, single_thread, weights_of
+from cwmp.training.run_record import DroppedClient, RoundReport, summed_energy
+from cwmp.training.sparse_update import average, flatten, unflatten
 
 
 @dataclass(frozen=True, kw_only=True)

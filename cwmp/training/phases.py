@@ -25,10 +25,10 @@ from cost_models import Estimate, MissingCoefficientError
 from cwmp.budget import PHASES, Phase
 from cwmp.cost_vector import CostVector, MaskCost
 from cwmp.op_counts import apply_work, count_touched
-from cwmp.phase_meter import Seen, Works
 from cwmp.pricing import total_work
-from cwmp.run_record import PhaseEnergy
 from cwmp.tensors import residence
+from cwmp.training.phase_meter import Seen, Works
+from cwmp.training.run_record import PhaseEnergy
 from profiler.microbenchmark import traffic
 
 ACCUMULATOR_BYTES = 8

@@ -17,7 +17,7 @@ from cost_models.engineering import quantity
 from cost_models.uncertainty import student_t
 from cwmp.budget import Phase
 from cwmp.config import RuleName
-from cwmp.run_record import RunReport, sum_or_none
+from cwmp.training.run_record import RunReport, sum_or_none
 
 COMPARISON_SCHEMA: Final = "calijoule/comparison"
 COMPARISON_SCHEMA_VERSION: Final = 1

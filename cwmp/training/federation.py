@@ -9,14 +9,14 @@ from torch import nn
 from cost_models import CostModel
 from cwmp.config import TrainingConfig
 from cwmp.cost_vector import CostVector, cost_vector
-from cwmp.datasets import Dataset, load_dataset
-from cwmp.local_training import LocalSettings
 from cwmp.networks import build_network
-from cwmp.partition import Partition, dirichlet_partition
-from cwmp.phase_meter import PhaseMeter, phase_meter
 from cwmp.seeding import derived_seed
 from cwmp.selection.budgeted import RoundBudget, plan_budget
-from cwmp.training_work import TrainingWork
+from cwmp.training.datasets import Dataset, load_dataset
+from cwmp.training.local_training import LocalSettings
+from cwmp.training.partition import Partition, dirichlet_partition
+from cwmp.training.phase_meter import PhaseMeter, phase_meter
+from cwmp.training.training_work import TrainingWork
 from profiler.device import Device
 
 

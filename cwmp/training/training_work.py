@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from calibration_data import MemoryHierarchy, Work
-from cwmp.local_training import LocalSettings, sgd_step, single_thread, weights_of
 from cwmp.prediction import CountedWork, WorkCounter
+from cwmp.training.local_training import LocalSettings, sgd_step, single_thread, weights_of
 
 
 def step_work(

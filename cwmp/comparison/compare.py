@@ -19,11 +19,11 @@ from calibration_data import UsageError
 from calibration_data.files import write_whole
 from cost_models import CostModel
 from cwmp.budget import EnergyLedger
-from cwmp.comparison import ON_DEVICE, ComparisonReport, comparison_report
+from cwmp.comparison.findings import ON_DEVICE, ComparisonReport, comparison_report
 from cwmp.config import RuleName, TrainingConfig, training_config
-from cwmp.run_files import ROUNDS, read_rounds, write_csv
-from cwmp.run_record import RoundReport, RunReport, sum_or_none
-from cwmp.train_command import train
+from cwmp.training.run import train
+from cwmp.training.run_files import ROUNDS, read_rounds, write_csv
+from cwmp.training.run_record import RoundReport, RunReport, sum_or_none
 from profiler.device import Device
 
 RUNS = "runs"
