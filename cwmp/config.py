@@ -33,9 +33,14 @@ class TrainingConfig(BaseModel):
     """One federated training run.
 
     Attributes:
-        dataset: ``digits`` (scikit-learn's 8x8 images) or ``synthetic`` (Gaussian blobs).
+        dataset: ``digits`` (scikit-learn's 8x8 images), ``cifar10``, or ``synthetic`` (Gaussian blobs).
+        data_dir: folder of ``cifar10``: the official python batches, or class folders of images.
+        train_samples: most training samples to use, evenly by class; all without it.
+        test_samples: most test samples to use, evenly by class; all without it.
         clients: number of clients that share the training samples.
+        partition: how they share them: ``dirichlet`` by class, or ``shards`` of samples sorted by class.
         alpha: Dirichlet concentration of the classes over the clients; smaller is more uneven.
+        shards_per_client: of the partition ``shards``.
         min_client_samples: the partition is drawn again until every client has as many.
         participation: fraction of the clients that train in a round, at least one.
         rounds: federated rounds.
@@ -43,8 +48,15 @@ class TrainingConfig(BaseModel):
         batch_size: samples of one local step; the last step of an epoch may be shorter.
         learning_rate: of the local SGD.
         momentum: of the local SGD; its velocity starts at zero in each round.
-        network: ``mlp``, ``cnn`` or ``module:factory`` of your own.
+        server_optimizer: how the mean update is applied: ``sgd`` (FedAvg), ``momentum`` (FedAvgM)
+            or ``adam`` (FedAdam, Reddi et al. 2021).
+        server_learning_rate: of the server's optimiser.
+        evaluate_every: rounds from one test to the next; the last round is always tested.
+        network: a name in ``cwmp.networks``, or ``module:factory`` of your own.
         selector: rule that chooses the coordinates that a client sends.
+        equal_prices: let the rule see one price for all coordinates; joules are booked as they are. An
+            ablation, in which every rule that weighs by cost is Top-K.
+        fleet: TOML file that gives clients other cost models and budgets; None: all are alike.
         budget_j: joules of one client and round for what comes after backprop (fixed + marginal).
         budget_fraction: or the fixed joules and this fraction of the others that keeping everything takes; no
             selection saves the fixed ones.
@@ -59,8 +71,13 @@ class TrainingConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     dataset: str = "digits"
+    data_dir: str | None = None
+    train_samples: PositiveInt | None = None
+    test_samples: PositiveInt | None = None
     clients: Annotated[int, Field(ge=1, le=100_000)] = 10
+    partition: Literal["dirichlet", "shards"] = "dirichlet"
     alpha: PositiveFloat = 0.3
+    shards_per_client: PositiveInt = 2
     min_client_samples: PositiveInt = 10
     participation: Annotated[float, Field(gt=0, le=1)] = 1.0
     rounds: PositiveInt = 20
@@ -68,8 +85,13 @@ class TrainingConfig(BaseModel):
     batch_size: PositiveInt = 32
     learning_rate: PositiveFloat = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    server_optimizer: Literal["sgd", "momentum", "adam"] = "sgd"
+    server_learning_rate: PositiveFloat = 1.0
+    evaluate_every: PositiveInt = 1
     network: str = "mlp"
     selector: RuleName = "cwmp"
+    equal_prices: bool = False
+    fleet: str | None = None
     budget_j: PositiveFloat | None = None
     budget_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     boundary: Literal["update", "update+uplink"] = "update"
