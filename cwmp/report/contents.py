@@ -18,7 +18,7 @@ from calibration_data.store import read_records, records_sha256
 from cost_models import CostModel, load_cost_model
 from cwmp.comparison.compare import COMPARISON as COMPARISON_FILE
 from cwmp.comparison.compare import RUNS
-from cwmp.comparison.findings import ComparisonReport
+from cwmp.comparison.document import ComparisonReport, load_comparison
 from cwmp.cost_document import CostsDocument, load_costs
 from cwmp.training.run_files import (
     CONFIG,
@@ -107,9 +107,7 @@ def read_contents(folder: Path) -> ReportContents:
         fitted_here=model is not None and list(model.document.records_sha256) == digests,
         costs=load_costs(costs_path) if costs_path else None,
         runs=tuple(_read_run(path) for path in run_folders),
-        comparison=read_model(comparison_path, ComparisonReport, limit_bytes=MAX_FILE_BYTES)
-        if comparison_path
-        else None,
+        comparison=load_comparison(comparison_path) if comparison_path else None,
         missing=(),
     )
     return replace(contents, missing=tuple(_missing(contents)))

@@ -64,7 +64,7 @@ def _provenances(contents: ReportContents) -> Iterator[tuple[str, str]]:
     if contents.costs is not None:
         yield "prices", contents.costs.provenance
     if contents.comparison is not None:
-        yield "comparison", contents.comparison.price_provenance
+        yield "comparison", in_words({item.price_provenance for item in contents.comparison.variants})
     if contents.runs:
         yield "predicted joules of training", provenance_of_prices(contents.runs)
         if seen_as := provenance_of_sensors(contents.runs):

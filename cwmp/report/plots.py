@@ -34,12 +34,22 @@ _COLOURS: Mapping[str, str] = MappingProxyType(
         "cwmp": "#0072B2",
         "topk": "#D55E00",
         "cwmp-l1": "#009E73",
+        "cwmp-block": "#56B4E9",
         "randomk": "#CC79A7",
+        "threshold": "#E69F00",
         "dense": "#000000",
     }
 )
 _MARKERS: Mapping[str, str] = MappingProxyType(
-    {"cwmp": "o", "topk": "s", "cwmp-l1": "^", "randomk": "D", "dense": "X"}
+    {
+        "cwmp": "o",
+        "topk": "s",
+        "cwmp-l1": "^",
+        "cwmp-block": "P",
+        "randomk": "D",
+        "threshold": "*",
+        "dense": "X",
+    }
 )
 _NEUTRAL = "#57606a"
 _STYLES = ("-", "--", ":", "-.")
@@ -87,27 +97,6 @@ class Curve:
     def label(self) -> str:
         """Rule and budget."""
         return f"{self.rule}, {self.budget}" if self.budget else self.rule
-
-
-@dataclass(frozen=True, kw_only=True)
-class ParetoPoint:
-    """What whole runs of one rule at one budget reached, and for what.
-
-    Attributes:
-        rule: name of the rule.
-        budget: in words; empty where the rule knows none.
-        boundary_j: predicted joules inside the budget's boundary.
-        accuracy: mean test accuracy of the last rounds and all seeds, in [0, 1].
-        accuracy_u: standard deviation of that mean over the seeds; 0 with one seed.
-        on_front: no other point has fewer joules and more accuracy.
-    """
-
-    rule: str
-    budget: str
-    boundary_j: float
-    accuracy: float
-    accuracy_u: float
-    on_front: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +152,7 @@ def plot_accuracy_against_joules(curves: Sequence[Curve], provenance: str) -> Fi
     figure, (axes,) = _figure(1, height_in=4.4)
     factor, prefix = prefix_for(max(float(curve.boundary_j.max()) for curve in curves))
     for curve, style in zip(curves, _line_styles(curves), strict=True):
-        colour = _colour(curve.rule)
+        colour = rule_colour(curve.rule)
         joules, accuracy = curve.boundary_j.mean(axis=0) / factor, 100 * curve.accuracy.mean(axis=0)
         _draw(axes, curve, style, joules, accuracy)
         if len(curve.accuracy) > 1:
@@ -171,51 +160,9 @@ def plot_accuracy_against_joules(curves: Sequence[Curve], provenance: str) -> Fi
             axes.fill_between(joules, low, high, color=colour, alpha=0.1, linewidth=0)
     if _spans_decades(curves):
         axes.set_xscale("log")
-        _plain_ticks(axes.xaxis)
+        plain_ticks(axes.xaxis)
     axes.set_xlabel(f"cumulative joules of all clients inside the boundary / {prefix}J ({provenance})")
     axes.set_ylabel("test accuracy / %")
-    _legend_outside(figure, axes)
-    return figure
-
-
-def plot_pareto(points: Sequence[ParetoPoint], provenance: str) -> Figure:
-    """Accuracy over joules of whole runs, with U (k = 2); a line joins those that no other beats in both.
-
-    Args:
-        points: one for each rule and budget.
-        provenance: of the joules.
-    """
-    figure, (axes,) = _figure(1, height_in=4.2)
-    factor, prefix = prefix_for(max(point.boundary_j for point in points))
-    front = sorted((point.boundary_j / factor, 100 * point.accuracy) for point in points if point.on_front)
-    axes.plot(*zip(*front, strict=True), color=_NEUTRAL, linewidth=1, label="Pareto front")
-    for point in points:
-        axes.errorbar(
-            point.boundary_j / factor,
-            100 * point.accuracy,
-            yerr=200 * point.accuracy_u,
-            fmt=_marker(point.rule),
-            color=_colour(point.rule),
-            markersize=7,
-            elinewidth=1.2,
-        )
-    budgets = dict.fromkeys(point.budget for point in points if point.budget)
-    for budget in budgets:
-        place = np.mean([point.boundary_j / factor for point in points if point.budget == budget])
-        axes.annotate(
-            plain_label(budget),
-            (float(place), 1),
-            xycoords=axes.get_xaxis_transform(),
-            xytext=(0, 3),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8.5,
-            color=_NEUTRAL,
-        )
-    for rule in dict.fromkeys(point.rule for point in points):
-        axes.plot([], [], _marker(rule), color=_colour(rule), label=rule)
-    axes.set_xlabel(f"joules of all clients and rounds inside the boundary / {prefix}J ({provenance})")
-    axes.set_ylabel("test accuracy, mean of the last rounds / %")
     _legend_outside(figure, axes)
     return figure
 
@@ -256,7 +203,7 @@ def plot_phase_energy(phases: Sequence[PhaseJoules], seen_as: str) -> Figure:
     figure, (joules, ratio) = _figure(2, height_in=1.6 + 0.19 * len(names) * (len(rules) + 1))
     for item in phases:
         place = names.index(item.phase) + (rules.index(item.rule) - (len(rules) - 1) / 2) * 0.8 / len(rules)
-        colour, marker = _colour(item.rule), _marker(item.rule)
+        colour, marker = rule_colour(item.rule), rule_marker(item.rule)
         if item.predicted_j:
             joules.plot(item.predicted_j, place, marker, color=colour, fillstyle="none", markersize=10)
         if item.seen_j and item.seen_j > 0:
@@ -278,7 +225,7 @@ def plot_phase_energy(phases: Sequence[PhaseJoules], seen_as: str) -> Figure:
         axes.set_yticks(range(len(names)), labels or [""] * len(names))
         axes.set_ylim(len(names) - 0.5, -0.5)
     for rule in rules:
-        joules.plot([], [], _marker(rule), color=_colour(rule), label=rule)
+        joules.plot([], [], rule_marker(rule), color=rule_colour(rule), label=rule)
     joules.plot([], [], "o", color=_NEUTRAL, fillstyle="none", markersize=10, label="predicted")
     if seen_as:
         joules.plot([], [], "o", color=_NEUTRAL, markersize=5, label=seen_as)
@@ -299,8 +246,8 @@ def _draw(axes: Axes, curve: Curve, style: str, x: Array, y: Array) -> None:
         x,
         y,
         style,
-        color=_colour(curve.rule),
-        marker=_marker(curve.rule),
+        color=rule_colour(curve.rule),
+        marker=rule_marker(curve.rule),
         markersize=7,
         markevery=[len(x) - 1],
         label=curve.label,
@@ -318,15 +265,17 @@ def _spans_decades(curves: Sequence[Curve]) -> bool:
     return min(finals) > 0 and max(finals) / min(finals) > 8
 
 
-def _colour(rule: str) -> str:
+def rule_colour(rule: str) -> str:
+    """Colour of a rule in every figure."""
     return _COLOURS.get(rule, _NEUTRAL)
 
 
-def _marker(rule: str) -> str:
+def rule_marker(rule: str) -> str:
+    """Marker of a rule in every figure."""
     return _MARKERS.get(rule, "v")
 
 
-def _plain_ticks(axis: Axis) -> None:
+def plain_ticks(axis: Axis) -> None:
     """Ticks of a logarithmic axis as plain numbers, three to a decade."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
