@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bars
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 RULES = "cwmp,topk,randomk,dense"
 BUDGET_FRACTIONS = (0.05, 0.2)
+WIDE = 110
 
 ModelsOption = Annotated[
     list[Path] | None,
@@ -108,6 +110,8 @@ def compare(
         typer.echo(result.model_dump_json(by_alias=True, indent=1))
         return
     stdout = Console(highlight=False)
+    if not stdout.is_terminal:
+        stdout.width = max(stdout.width, WIDE)
     _print_result(stdout, result)
     print_line(console, f"Comparison in {out}. Next: calijoule report {out}")
 
@@ -162,9 +166,8 @@ def _time(seconds: float) -> str:
 
 def _print_result(stdout: Console, result: ComparisonReport) -> None:
     for variant in result.variants:
-        table = Table(
-            "rule", "budget", "accuracy", "J inside the boundary", "of the budget", "kept squared norm"
-        )
+        head = ("rule", "budget", "accuracy", "J inside the boundary", "of the budget", "kept squared norm")
+        table = Table(*head, box=SIMPLE_HEAD)
         for entry in result.entries_of(variant.name):
             half_width = entry.accuracy.half_width
             table.add_row(

@@ -20,6 +20,9 @@ from cost_models import CostModel
 from cwmp.config import RuleName, TrainingConfig, training_config
 
 EQUAL_PRICES = ":equal-prices"
+VARIANT_ENDS = "--"
+"""In the name of a run, between its variant and the rest."""
+
 RULE_NAMES: tuple[RuleName, ...] = get_args(RuleName)
 
 AXES = ("selector", "equal_prices", "budget_j", "budget_fraction", "seed")
@@ -178,4 +181,4 @@ def _planned(
 
 
 def _folder_prefix(variant: str) -> str:
-    return re.sub(r"[^a-z0-9.+]+", "-", variant.lower()).strip("-.") + "--" if variant else ""
+    return re.sub(r"[^a-z0-9.+]+", "-", variant.lower()).strip("-.") + VARIANT_ENDS if variant else ""

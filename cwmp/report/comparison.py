@@ -173,7 +173,7 @@ def _reached_table(comparison: ComparisonReport, variant: VariantReport, entries
     )
     return table(
         f"Joules to an accuracy{_of(variant)}, with 95 % intervals. Targets: every 5 points from half the"
-        " highest accuracy that some rule reaches in every seed. Where not every seed reaches it: how many do.",
+        " highest accuracy that some rule reaches in every seed. Where not all seeds reach it: how many do.",
         variant.price_provenance,
         ("rule", *(f"{100 * target:.0f} %" for target in targets)),
         rows,

@@ -28,6 +28,9 @@ Panels = Mapping[str, Sequence[Entry]]
 
 COLUMNS = 2
 PANEL_HEIGHT_IN = 3.0
+CROSS_ROW = 0.035
+"""Height of a row of crosses above a panel, as a part of the panel's height."""
+
 LOG_FROM = 8
 """Joules that differ by this factor get a logarithmic axis."""
 
@@ -84,7 +87,11 @@ def plot_joules_to_accuracy(budgets: Panels, provenance: str) -> Figure:
     """
     joules = [joules.mean for entries in budgets.values() for joules in _reached(entries)]
     factor, prefix = prefix_for(max(joules))
-    figure, panels = _panels(budgets)
+    rows = max(
+        (place for entries in budgets.values() for place, entry in enumerate(entries, 1) if _misses(entry)),
+        default=0,
+    )
+    figure, panels = _panels(budgets, pad=rows * CROSS_ROW * 72 * PANEL_HEIGHT_IN)
     for axes, entries in zip(panels, budgets.values(), strict=True):
         for place, entry in enumerate(entries):
             got = [(100 * at.target, at.boundary_j) for at in entry.reached if at.boundary_j is not None]
@@ -95,21 +102,22 @@ def plot_joules_to_accuracy(budgets: Panels, provenance: str) -> Figure:
                 **_look(entry),
             )
             missed = [100 * at.target for at in entry.reached if at.boundary_j is None]
-            axes.plot(
+            crosses = axes.plot(
                 missed,
-                [1.03 + 0.045 * place] * len(missed),
+                [1.0 + (place + 1) * CROSS_ROW] * len(missed),
                 "x",
                 color=rule_colour(entry.rule),
                 transform=axes.get_xaxis_transform(),
                 clip_on=False,
                 markersize=5,
             )
+            crosses[0].set_in_layout(False)
         if _spans_decades(joules):
             axes.set_yscale("log")
             plain_ticks(axes.yaxis)
     panels[0].plot([], [], "x", color="#57606a", label="not reached\nin every seed")
     figure.supxlabel("test accuracy to reach / %")
-    figure.supylabel(f"joules of all clients inside the boundary / {prefix}J ({provenance})")
+    figure.supylabel(f"joules inside the boundary / {prefix}J ({provenance})")
     _legend(figure, panels)
     return figure
 
@@ -126,7 +134,7 @@ def plot_retained(budgets: Panels, provenance: str) -> Figure:
     figure, panels = _panels(budgets)
     for axes, entries in zip(panels, budgets.values(), strict=True):
         for entry in entries:
-            if entry.course is not None:
+            if entry.course is not None and entry.rule != "dense":
                 _draw_rounds(axes, entry, entry.course.rounds, entry.course.retained)
         axes.set_ylim(0, 104)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -143,6 +151,12 @@ def plot_density(budgets: Panels, provenance: str) -> Figure:
         budgets: a panel for each.
         provenance: of the prices that decided.
     """
+    from matplotlib.ticker import FuncFormatter
+
+    kept_at_all = [
+        100 * d.mean for e in budgets.values() for i in e for d in i.density.values() if d.mean > 0
+    ]
+    least = min(kept_at_all, default=1.0)
     tensors = _shown(list(dict.fromkeys(name for entries in budgets.values() for name in _tensors(entries))))
     figure, panels = _panels(budgets, height_in=1.0 + 0.24 * len(tensors))
     for axes, entries in zip(panels, budgets.values(), strict=True):
@@ -162,7 +176,8 @@ def plot_density(budgets: Panels, provenance: str) -> Figure:
                 **look,
             )
         axes.set_xscale("log")
-        plain_ticks(axes.xaxis)
+        axes.set_xlim(least / 2, 130)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_yticks(range(len(tensors)), [plain_label(name) for name in tensors])
         axes.set_ylim(len(tensors) - 0.5, -0.5)
     figure.supxlabel(f"kept coordinates / % (prices {provenance})")
@@ -182,36 +197,29 @@ def _reached(entries: Sequence[Entry]) -> Iterator[SeedMean]:
 def _draw_rounds(axes: Axes, entry: Entry, rounds: Sequence[int], values: Sequence[SeedMean]) -> None:
     mean = 100 * np.array([value.mean for value in values])
     half = 100 * np.array([value.half_width or 0.0 for value in values])
-    axes.plot(rounds, mean, **{**_line(entry), "markevery": [len(mean) - 1]})
+    axes.plot(rounds, mean, **{**_line(entry), "markevery": slice(-1, None)})
     if half.any():
         band = (np.clip(mean - half, 0, 100), np.clip(mean + half, 0, 100))
         axes.fill_between(rounds, *band, color=rule_colour(entry.rule), alpha=0.12, linewidth=0)
 
 
-def _panels(titles: Mapping[str, object], *, height_in: float = PANEL_HEIGHT_IN) -> tuple[Figure, list[Axes]]:
-    """A panel per title, two beside each other, with shared axes."""
+def _panels(
+    titles: Mapping[str, object], *, height_in: float = PANEL_HEIGHT_IN, pad: float = 0.0
+) -> tuple[Figure, list[Axes]]:
+    """A panel per title, two beside each other, with shared axes and some points below the titles."""
     from matplotlib.figure import Figure
 
     columns = min(COLUMNS, len(titles))
     rows = -(-len(titles) // columns)
-    height = max(height_in, 1.2 + height_in * rows) if rows > 1 else height_in + 0.9
+    height = 0.7 + rows * (height_in + 0.4 + pad / 72)
     figure = Figure(figsize=(WIDTH_IN, height), layout="constrained")
     grid = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
     for axes, title in zip(grid, titles, strict=False):
-        axes.set_title(textwrap.fill(plain_label(title), 46 if columns > 1 else 90), pad=_room(titles))
+        axes.set_title(textwrap.fill(plain_label(title), 38 if columns > 1 else 90), pad=6.0 + pad)
     for axes in grid[len(titles) :]:
         axes.remove()
         grid[grid.index(axes) - columns].tick_params(labelbottom=True)
     return figure, grid[: len(titles)]
-
-
-def _room(titles: Mapping[str, Any]) -> float:
-    """Points between a panel and its title: room for the crosses of what was not reached."""
-    entries = [list(members) for members in titles.values()]
-    missed = max(
-        (place for members in entries for place, entry in enumerate(members, 1) if _misses(entry)), default=0
-    )
-    return 6.0 + 9.0 * missed
 
 
 def _misses(entry: Entry) -> bool:

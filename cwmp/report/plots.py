@@ -83,7 +83,7 @@ class Curve:
         rule: name of the rule.
         budget: of one client and round in words; empty where the rule knows none.
         boundary_j: cumulative predicted joules inside the budget's boundary, shape (n_seeds, n_rounds).
-        accuracy: test accuracy in [0, 1], the same shape.
+        accuracy: test accuracy in [0, 1], the same shape; NaN in rounds without a test.
         retained: kept share of the squared norm in each round, the same shape.
     """
 
@@ -153,10 +153,12 @@ def plot_accuracy_against_joules(curves: Sequence[Curve], provenance: str) -> Fi
     factor, prefix = prefix_for(max(float(curve.boundary_j.max()) for curve in curves))
     for curve, style in zip(curves, _line_styles(curves), strict=True):
         colour = rule_colour(curve.rule)
-        joules, accuracy = curve.boundary_j.mean(axis=0) / factor, 100 * curve.accuracy.mean(axis=0)
-        _draw(axes, curve, style, joules, accuracy)
+        tested = np.isfinite(curve.accuracy).all(axis=0)
+        accuracy = 100 * curve.accuracy[:, tested]
+        joules = curve.boundary_j[:, tested].mean(axis=0) / factor
+        _draw(axes, curve, style, joules, accuracy.mean(axis=0))
         if len(curve.accuracy) > 1:
-            low, high = (100 * limit for limit in (curve.accuracy.min(axis=0), curve.accuracy.max(axis=0)))
+            low, high = accuracy.min(axis=0), accuracy.max(axis=0)
             axes.fill_between(joules, low, high, color=colour, alpha=0.1, linewidth=0)
     if _spans_decades(curves):
         axes.set_xscale("log")
@@ -249,7 +251,7 @@ def _draw(axes: Axes, curve: Curve, style: str, x: Array, y: Array) -> None:
         color=rule_colour(curve.rule),
         marker=rule_marker(curve.rule),
         markersize=7,
-        markevery=[len(x) - 1],
+        markevery=slice(-1, None),
         label=curve.label,
     )
 
