@@ -23,7 +23,7 @@ from pydantic import (
 from calibration_data import InvalidFileError, UsageError
 from calibration_data.files import describe_validation_error, read_bounded
 
-RuleName = Literal["cwmp", "cwmp-l1", "cwmp-block", "topk", "randomk", "threshold", "dense"]
+RuleName = Literal["cwmp", "cwmp-l1", "topk", "randomk", "dense"]
 """Selection rules that a run can use; ``dense`` keeps everything and knows no budget."""
 
 MAX_CONFIG_BYTES = 1_000_000

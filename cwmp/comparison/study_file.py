@@ -94,7 +94,7 @@ def variants_of(
     for table in tables or ({NAME: ""},):
         if not isinstance(table.get(NAME), str):
             raise UsageError("Every [[variant]] of a comparison needs a name.", next_step='name = "update"')
-        for name, settings in _expanded({**defaults, **table}):
+        for name, settings in _expanded({**table, **{k: defaults[k] for k in defaults if k not in table}}):
             path = settings.pop(COST_MODEL, None)
             if path is None:
                 raise UsageError(

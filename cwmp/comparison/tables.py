@@ -40,7 +40,7 @@ def run_columns(plan: PlannedRun, identity: RunIdentity | None, varying: Sequenc
     config = plan.config.model_dump()
     return {
         "run": plan.name,
-        "variant": plan.variant,
+        "variant": plan.variant or None,
         "rule": plan.contender.rule,
         "equal_prices": plan.contender.equal_prices,
         "budget": plan.budget,

@@ -33,7 +33,7 @@ def verdict(
             yield prefix + _against(rival, [t for t in tested if t.rival == rival], budget_unit)
         if any(test.difference.p_holm is not None for test in tested):
             yield prefix + _on_chance(tested)
-        elif tested:
+        if any(test.difference.outcome == "unknown" for test in tested):
             yield f"{prefix}With fewer than {LEAST_SEEDS} seeds, no difference can be told from chance."
         for entry in of_variant:
             if entry.contender == CWMP:
