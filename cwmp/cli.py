@@ -39,11 +39,36 @@ BoundaryName = Literal["update", "update+uplink"]
 OptimizerName = Literal["sgd", "momentum", "adam", "adamw"]
 RuleName = Literal["cwmp", "cwmp-l1", "topk", "randomk", "dense"]
 
+<<<<<<< HEAD
+=======
+ModelFile = Annotated[Path, typer.Argument(help="Cost model file, or published:NAME.")]
+ModelOption = Annotated[Path, typer.Option(help="Cost model file, or published:NAME.")]
+AssumeOption = Annotated[
+    list[str] | None,
+    typer.Option(help="NAME=VALUE in J per unit or W, for a cost that the model refused."),
+]
+NetworkOption = Annotated[
+    str,
+    typer.Option(help="mlp, cnn, lenet, fedavg-cnn, resnet18, resnet18-bn, or module:factory of your own."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+ConfigOption = Annotated[Path | None, typer.Option(help="TOML file with the settings of the run.")]
+SettingsOption = Annotated[
+    list[str] | None, typer.Option("--set", help="KEY=VALUE of any setting, as in the TOML file; repeatable.")
+]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        help="Device whose sensors see the phases: auto (the one of the cost model), none, or as for profile."
+    ),
+]
+
+>>>>>>> main
 
 @app.command()
 def export(
     model: ModelFile,
-    network: Annotated[str, typer.Option(help="mlp, cnn, or module:factory of your own.")],
+    network: NetworkOption,
     out: Annotated[Path, typer.Option(help="File for the costs, JSON.")],
     boundary: Annotated[BoundaryName, typer.Option(help="What is inside the joules.")] = "update",
     link: Annotated[
@@ -100,9 +125,10 @@ def export(
 def predict(
     context: typer.Context,
     model: ModelFile,
-    network: Annotated[str, typer.Option(help="mlp, cnn, or module:factory of your own.")],
+    network: NetworkOption,
     input_shape: Annotated[
-        str | None, typer.Option(help="Of one sample, by commas, as in 3,224,224 [mlp, cnn: 64].")
+        str | None,
+        typer.Option(help="Of one sample, by commas, as in 3,224,224 [what a named network takes]."),
     ] = None,
     vocabulary: Annotated[
         int | None, typer.Option(min=1, help="Samples are tokens: integers below this.")
@@ -149,7 +175,7 @@ def train(
     cost_model: ModelOption,
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
     config: ConfigOption = None,
-    dataset: Annotated[str | None, typer.Option(help="digits or synthetic.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="digits, cifar10 or synthetic.")] = None,
     selector: Annotated[RuleName | None, typer.Option(help="Rule that chooses what is sent.")] = None,
     budget_j: Annotated[float | None, typer.Option(help="Joules of one client and round.")] = None,
     budget_fraction: Annotated[

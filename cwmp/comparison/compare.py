@@ -10,7 +10,10 @@ Every rule gets the same budget in every round, so they are compared at equal pr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import fcntl
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,7 @@ from profiler.device import Device
 
 RUNS = "runs"
 COMPARISON = "comparison.json"
+LOCK = ".lock"
 
 
 def no_device(model: CostModel) -> Device | None:
@@ -83,10 +87,11 @@ def compare(
         raise UsageError(
             f"{out} exists already.", next_step="Choose another folder, or go on with it: --resume."
         )
-    failures = make_runs(plans, out / RUNS, open_device=open_device, jobs=jobs, on_progress=on_progress)
-    if len(failures) == len(plans):
-        raise UsageError(f"No run of the comparison finished: {next(iter(failures.values()))}")
-    runs = _collected(plans, failures, out)
+    with _alone(out):
+        failures = make_runs(plans, out / RUNS, open_device=open_device, jobs=jobs, on_progress=on_progress)
+        if len(failures) == len(plans):
+            raise UsageError(f"No run of the comparison finished: {next(iter(failures.values()))}")
+        runs = _collected(plans, failures, out)
     entries = found_entries(runs)
     tests = paired_tests(entries)
     failed = tuple(FailedRun(run=name, reason=reason) for name, reason in failures.items())
@@ -101,6 +106,28 @@ def compare(
     )
     write_whole(out / COMPARISON, report.model_dump_json(by_alias=True, indent=1) + "\n")
     return report
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Keep every other comparison out of the folder; the lock ends with the process, however it ends."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = os.open(out / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UsageError(
+            f"{out} cannot be made ({error.strerror}).", next_step="Choose another folder."
+        ) from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(
+                f"Another comparison is running in {out}.", next_step="Wait for it, or choose another folder."
+            ) from error
+        yield
+    finally:
+        os.close(lock)
 
 
 def _collected(plans: Sequence[PlannedRun], failures: Mapping[str, str], out: Path) -> list[FinishedRun]:

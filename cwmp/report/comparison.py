@@ -71,7 +71,8 @@ def _variant(comparison: ComparisonReport, variant: VariantReport) -> Iterator[H
         yield figure(
             svg_data_uri(lambda: plot_retained(panels, prices)),
             "Retained share of the squared norm by round, budget and rule",
-            f"Share of the squared norm of the updates that was kept in each round, by budget. {intervals}",
+            "Share of the squared norm of the updates that was kept in each round, by budget; of the updates"
+            f" that each rule's own training made. {intervals}",
             prices,
         )
     if any(entry.density for entry in entries):

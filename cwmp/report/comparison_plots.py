@@ -31,6 +31,9 @@ PANEL_HEIGHT_IN = 3.0
 CROSS_ROW = 0.035
 """Height of a row of crosses above a panel, as a part of the panel's height."""
 
+BESIDE_POINTS = 0.25
+"""Points of accuracy by which rules are drawn beside each other, so that their intervals can be seen."""
+
 LOG_FROM = 8
 """Joules that differ by this factor get a logarithmic axis."""
 
@@ -94,11 +97,12 @@ def plot_joules_to_accuracy(budgets: Panels, provenance: str) -> Figure:
     figure, panels = _panels(budgets, pad=rows * CROSS_ROW * 72 * PANEL_HEIGHT_IN)
     for axes, entries in zip(panels, budgets.values(), strict=True):
         for place, entry in enumerate(entries):
+            aside = (place - (len(entries) - 1) / 2) * BESIDE_POINTS
             got = [(100 * at.target, at.boundary_j) for at in entry.reached if at.boundary_j is not None]
             axes.errorbar(
-                [target for target, _ in got],
+                [target + aside for target, _ in got],
                 [joules.mean / factor for _, joules in got],
-                yerr=[(joules.half_width or 0.0) / factor for _, joules in got],
+                yerr=[min(joules.half_width or 0.0, joules.mean) / factor for _, joules in got],
                 **_look(entry),
             )
             missed = [100 * at.target for at in entry.reached if at.boundary_j is None]

@@ -54,7 +54,7 @@ _MARKERS: Mapping[str, str] = MappingProxyType(
 _NEUTRAL = "#57606a"
 _STYLES = ("-", "--", ":", "-.")
 
-_RC: dict[Any, Any] = {
+FIGURE_STYLE: dict[Any, Any] = {
     "svg.hashsalt": "calijoule",
     "svg.fonttype": "path",
     "font.family": "DejaVu Sans",
@@ -73,6 +73,7 @@ _RC: dict[Any, Any] = {
     "figure.facecolor": "white",
     "figure.constrained_layout.use": True,
 }
+"""Settings of matplotlib for every figure of a report."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +129,7 @@ def svg_data_uri(make: Callable[[], Figure]) -> str:
     """
     import matplotlib
 
-    with matplotlib.rc_context(_RC), warnings.catch_warnings():
+    with matplotlib.rc_context(FIGURE_STYLE), warnings.catch_warnings():
         # A letter that the font lacks is drawn as a box, which says as much.
         warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
         buffer = io.BytesIO()

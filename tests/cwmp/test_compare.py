@@ -196,6 +196,17 @@ def test_a_comparison_of_which_no_run_finishes_is_an_error(tmp_path: Path) -> No
         compare(wild, MODEL, tmp_path / "out", rules=("topk",), budgets=(0.1,))
 
 
+def test_two_comparisons_never_share_a_folder(tmp_path: Path) -> None:
+    def again(progress: Progress) -> None:
+        with pytest.raises(UsageError, match="Another comparison is running"):
+            run(tmp_path, resume=True)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, seeds=(0,), on_progress=again)
+    assert run(tmp_path, seeds=(0,), resume=True).entries
+
+
 class _MeasuredDevice:
     name = "cpu"
     provenance = "measured"
