@@ -39,31 +39,11 @@ BoundaryName = Literal["update", "update+uplink"]
 OptimizerName = Literal["sgd", "momentum", "adam", "adamw"]
 RuleName = Literal["cwmp", "cwmp-l1", "topk", "randomk", "dense"]
 
-<<<<<<< HEAD
-=======
-ModelFile = Annotated[Path, typer.Argument(help="Cost model file, or published:NAME.")]
-ModelOption = Annotated[Path, typer.Option(help="Cost model file, or published:NAME.")]
-AssumeOption = Annotated[
-    list[str] | None,
-    typer.Option(help="NAME=VALUE in J per unit or W, for a cost that the model refused."),
-]
 NetworkOption = Annotated[
     str,
     typer.Option(help="mlp, cnn, lenet, fedavg-cnn, resnet18, resnet18-bn, or module:factory of your own."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-ConfigOption = Annotated[Path | None, typer.Option(help="TOML file with the settings of the run.")]
-SettingsOption = Annotated[
-    list[str] | None, typer.Option("--set", help="KEY=VALUE of any setting, as in the TOML file; repeatable.")
-]
-DeviceOption = Annotated[
-    str,
-    typer.Option(
-        help="Device whose sensors see the phases: auto (the one of the cost model), none, or as for profile."
-    ),
-]
 
->>>>>>> main
 
 @app.command()
 def export(

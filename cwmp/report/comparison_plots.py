@@ -28,8 +28,8 @@ Panels = Mapping[str, Sequence[Entry]]
 
 COLUMNS = 2
 PANEL_HEIGHT_IN = 3.0
-CROSS_ROW = 0.035
-"""Height of a row of crosses above a panel, as a part of the panel's height."""
+CROSS_ROW_POINTS = 8.0
+"""Height of a row of crosses above a panel."""
 
 BESIDE_POINTS = 0.25
 """Points of accuracy by which rules are drawn beside each other, so that their intervals can be seen."""
@@ -94,7 +94,7 @@ def plot_joules_to_accuracy(budgets: Panels, provenance: str) -> Figure:
         (place for entries in budgets.values() for place, entry in enumerate(entries, 1) if _misses(entry)),
         default=0,
     )
-    figure, panels = _panels(budgets, pad=rows * CROSS_ROW * 72 * PANEL_HEIGHT_IN)
+    figure, panels = _panels(budgets, pad=rows * CROSS_ROW_POINTS)
     for axes, entries in zip(panels, budgets.values(), strict=True):
         for place, entry in enumerate(entries):
             aside = (place - (len(entries) - 1) / 2) * BESIDE_POINTS
@@ -105,17 +105,7 @@ def plot_joules_to_accuracy(budgets: Panels, provenance: str) -> Figure:
                 yerr=[min(joules.half_width or 0.0, joules.mean) / factor for _, joules in got],
                 **_look(entry),
             )
-            missed = [100 * at.target for at in entry.reached if at.boundary_j is None]
-            crosses = axes.plot(
-                missed,
-                [1.0 + (place + 1) * CROSS_ROW] * len(missed),
-                "x",
-                color=rule_colour(entry.rule),
-                transform=axes.get_xaxis_transform(),
-                clip_on=False,
-                markersize=5,
-            )
-            crosses[0].set_in_layout(False)
+            _cross_out(axes, [100 * at.target for at in entry.reached if at.boundary_j is None], entry, place)
         if _spans_decades(joules):
             axes.set_yscale("log")
             plain_ticks(axes.yaxis)
@@ -224,6 +214,23 @@ def _panels(
         axes.remove()
         grid[grid.index(axes) - columns].tick_params(labelbottom=True)
     return figure, grid[: len(titles)]
+
+
+def _cross_out(axes: Axes, targets: Sequence[float], entry: Entry, place: int) -> None:
+    """A row of crosses above a panel, a row for each rule, below the title."""
+    from matplotlib.transforms import ScaledTranslation
+
+    above = ScaledTranslation(0, (place + 0.7) * CROSS_ROW_POINTS / 72, axes.figure.dpi_scale_trans)
+    (crosses,) = axes.plot(
+        targets,
+        [1.0] * len(targets),
+        "x",
+        color=rule_colour(entry.rule),
+        transform=axes.get_xaxis_transform() + above,
+        clip_on=False,
+        markersize=5,
+    )
+    crosses.set_in_layout(False)
 
 
 def _misses(entry: Entry) -> bool:
