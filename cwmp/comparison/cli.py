@@ -13,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bars
-from rich.table import Table
+from rich.table import Column, Table
 
 from calibration_data import UsageError
 from cwmp.command_line import (
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 RULES = "cwmp,topk,randomk,dense"
 BUDGET_FRACTIONS = (0.05, 0.2)
 WIDE = 110
+HEAD = ("budget", "accuracy", "J inside the boundary", "of the budget", "kept squared norm")
 
 ModelsOption = Annotated[
     list[Path] | None,
@@ -86,7 +87,7 @@ def compare(
     assumed = assumed_costs(assume or [])
     variants = variants_of(
         given.variant,
-        lambda path: load_cost_model(Path(path)).with_assumed(assumed),
+        lambda path, own: load_cost_model(Path(path)).with_assumed({**assumed, **own}),
         cost_model=[str(path) for path in cost_model or []],
         fleet=[] if fleets is None else listed("fleets", fleets, str),
     )
@@ -165,14 +166,15 @@ def _time(seconds: float) -> str:
 
 
 def _print_result(stdout: Console, result: ComparisonReport) -> None:
+    from cwmp.comparison.verdict import budget_in_words
+
     for variant in result.variants:
-        head = ("rule", "budget", "accuracy", "J inside the boundary", "of the budget", "kept squared norm")
-        table = Table(*head, box=SIMPLE_HEAD)
+        table = Table(Column("rule", no_wrap=True), *HEAD, box=SIMPLE_HEAD)
         for entry in result.entries_of(variant.name):
             half_width = entry.accuracy.half_width
             table.add_row(
                 entry.label,
-                "-" if entry.budget is None else f"{entry.budget:g} {result.budget_unit}",
+                budget_in_words(entry.budget, result.budget_unit) or "-",
                 f"{entry.accuracy.mean:.1%}" + ("" if half_width is None else f" ± {100 * half_width:.1f}"),
                 f"{entry.boundary_j:.4g}",
                 "-" if entry.spent_fraction is None else f"{entry.spent_fraction:.2%}",

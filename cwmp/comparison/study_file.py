@@ -36,6 +36,9 @@ from cwmp.comparison.plan import Variant
 MAX_STUDY_BYTES = 1_000_000
 NAME = "name"
 COST_MODEL = "cost_model"
+ASSUME = "assume"
+
+LoadModel = Callable[[str, Mapping[str, float]], CostModel]
 
 
 class StudyFile(BaseModel):
@@ -47,7 +50,7 @@ class StudyFile(BaseModel):
         budget_fractions: or the fixed joules and these fractions of the others.
         seeds: of the runs.
         settings: of every run, as in a file for ``train``.
-        variant: tables of settings, each with a ``name`` and, where it has one of its own, a ``cost_model``.
+        variant: tables of settings, each with a ``name`` and, where it has its own, ``cost_model`` and ``assume``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -76,13 +79,13 @@ def load_study(path: Path) -> StudyFile:
 
 
 def variants_of(
-    tables: Sequence[Mapping[str, Any]], load_model: Callable[[str], CostModel], **axes: Sequence[Any]
+    tables: Sequence[Mapping[str, Any]], load_model: LoadModel, **axes: Sequence[Any]
 ) -> list[Variant]:
     """Variants that tables of settings stand for.
 
     Args:
         tables: as in the file; none at all is one variant without settings.
-        load_model: the cost model of a ``cost_model`` that a table names.
+        load_model: the cost model of a ``cost_model`` that a table names, with what it lets be assumed.
         axes: values of settings for the tables that have none of their own; several make variants.
 
     Raises:
@@ -95,15 +98,16 @@ def variants_of(
         if not isinstance(table.get(NAME), str):
             raise UsageError("Every [[variant]] of a comparison needs a name.", next_step='name = "update"')
         for name, settings in _expanded({**table, **{k: defaults[k] for k in defaults if k not in table}}):
-            path = settings.pop(COST_MODEL, None)
+            path, assumed = settings.pop(COST_MODEL, None), settings.pop(ASSUME, {})
             if path is None:
                 raise UsageError(
                     f"The variant {name!r} has no cost model." if name else "There is no cost model.",
                     next_step="Give --cost-model, or cost_model in the variant.",
                 )
-            if path not in models:
-                models[path] = load_model(path)
-            variants.append(Variant(name=name, settings=settings, cost_model=models[path]))
+            key = f"{path} {assumed}"
+            if key not in models:
+                models[key] = load_model(str(path), assumed)
+            variants.append(Variant(name=name, settings=settings, cost_model=models[key]))
     return variants
 
 

@@ -44,9 +44,10 @@ def verdict(
                     f"{prefix}Keeping everything reaches {100 * entry.accuracy.mean:.1f} % for "
                     f"{quantity(entry.boundary_j, 'J')}, whatever the budget."
                 )
-    if failures:
-        names = ", ".join(failure.run for failure in failures)
-        yield f"{len(failures)} runs did not finish and are in no mean: {names}."
+    for reason in dict.fromkeys(failure.reason for failure in failures):
+        failed = [failure.run for failure in failures if failure.reason == reason]
+        others = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
+        yield f"In no mean, because it did not finish: {failed[0]}{others}. {reason}"
 
 
 def budget_in_words(budget: float | None, unit: BudgetUnit) -> str:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +188,7 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     runs = pd.read_csv(tmp_path / "out" / "runs.csv")
     assert runs["failure"].notna().sum() == 2
     assert set(runs["learning_rate"]) == {BASE.learning_rate, 1e30}
-    assert "2 runs did not finish" in report.verdict[-1]
+    assert "did not finish: wild--cwmp-b0.1-s0 and 1 more." in report.verdict[-1]
 
 
 def test_a_comparison_of_which_no_run_finishes_is_an_error(tmp_path: Path) -> None:
@@ -288,12 +289,14 @@ def test_a_list_in_a_variant_stands_for_one_variant_per_value(tmp_path: Path) ->
         '[[variant]]\nname = "update"\nerror_feedback = [false, true]\n'
         'cost_model = ["a/cpu.json", "published:b"]\n'
         '[[variant]]\nname = "radio"\nboundary = "update+uplink"\nlink = "wifi-2012"\n'
+        "assume = { launch = 2e-6 }\n"
     )
     study = load_study(path)
-    asked: list[str] = []
+    asked: dict[str, dict[str, float]] = {}
 
-    def load(name: str) -> CostModel:
-        asked.append(name)
+    def load(name: str, assumed: Mapping[str, float]) -> CostModel:
+        assert name not in asked
+        asked[name] = dict(assumed)
         return MODEL
 
     found = variants_of(study.variant, load, cost_model=["other.json"], fleet=[])
@@ -306,12 +309,12 @@ def test_a_list_in_a_variant_stands_for_one_variant_per_value(tmp_path: Path) ->
     ]
     assert found[3].settings == {"error_feedback": True}
     assert found[4].settings == {"boundary": "update+uplink", "link": "wifi-2012"}
-    assert sorted(asked) == ["a/cpu.json", "other.json", "published:b"]
+    assert asked == {"a/cpu.json": {}, "published:b": {}, "other.json": {"launch": 2e-6}}
     assert study.settings == {"rounds": 3}
 
 
 def test_options_make_variants_where_no_file_does() -> None:
-    found = variants_of((), lambda name: MODEL, cost_model=["a.json", "b.json"], fleet=["f.toml"])
+    found = variants_of((), lambda name, assumed: MODEL, cost_model=["a.json", "b.json"], fleet=["f.toml"])
     assert [(variant.name, variant.settings) for variant in found] == [
         ("a", {"fleet": "f.toml"}),
         ("b", {"fleet": "f.toml"}),
@@ -320,9 +323,9 @@ def test_options_make_variants_where_no_file_does() -> None:
 
 def test_a_variant_without_a_name_or_a_cost_model_is_refused() -> None:
     with pytest.raises(UsageError, match="needs a name"):
-        variants_of(({"link": "wifi-2012"},), lambda name: MODEL)
+        variants_of(({"link": "wifi-2012"},), lambda name, assumed: MODEL)
     with pytest.raises(UsageError, match="'a' has no cost model"):
-        variants_of(({"name": "a"},), lambda name: MODEL)
+        variants_of(({"name": "a"},), lambda name, assumed: MODEL)
 
 
 @pytest.mark.parametrize("text", ["rules = [", "rulez = []", "seeds = ['a']", "variant = 3"])
