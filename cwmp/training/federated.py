@@ -6,7 +6,7 @@ algorithm 1, with a choice of coordinates between the client and the server, and
 
     for each round t:
         S ← some clients
-        for each client k in S, one at a time:
+        for each client k in S, wherever the engine runs it:
             u ← w − local SGD from w on the samples of k               train
             u ← u + e_k                                                error feedback
             z ← coordinates of u that the budget affords               select
@@ -14,15 +14,15 @@ algorithm 1, with a choice of coordinates between the client and the server, and
             e_k ← u − z·u
         w ← w − Σ_k n_k·m_k / Σ_k n_k    zeros where k sent nothing    aggregate, apply
 
-Clients run one after the other, so that their joules can be told apart. Every draw has a seed of its own, and
-sums have one order: the same seed gives the same bits.
+Where the clients run is the engine's business (``cwmp.training.engine``). Every draw has a seed of its own,
+and sums have one order: the same seed gives the same bits.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,9 +30,9 @@ from torch import Tensor
 
 from cwmp.budget import EnergyLedger
 from cwmp.config import TrainingConfig
-from cwmp.errors import NonFiniteGradientError
 from cwmp.seeding import derived_seed
-from cwmp.training.client_round import ClientResult, Weights, client_round
+from cwmp.training.client_round import ClientResult, Weights
+from cwmp.training.engine import Engine, LocalEngine
 from cwmp.training.federation import Federation
 from cwmp.training.local_training import DivergedError, evaluate, single_thread, weights_of
 from cwmp.training.run_record import DroppedClient, RoundReport, summed_energy
@@ -67,30 +67,33 @@ def initial_state(federation: Federation) -> FederatedState:
     )
 
 
-def run_round(federation: Federation, state: FederatedState) -> tuple[FederatedState, RoundReport]:
+def run_round(
+    federation: Federation, state: FederatedState, engine: Engine | None = None
+) -> tuple[FederatedState, RoundReport]:
     """One round: the new state, and what happened.
 
-    A client whose update is not finite is left out and named in the report.
+    A client whose update cannot be used is left out and named in the report. A round in which no client
+    answered is recorded and leaves the weights as they were: the clients may come back.
+
+    Args:
+        federation: of the server.
+        state: before the round.
+        engine: runs the clients; without one, in this process.
 
     Raises:
-        DivergedError: no client's update is finite.
+        DivergedError: clients answered, and no update is finite: the next round would be no better.
     """
     started = time.perf_counter()
     number = state.finished_rounds + 1
-    results: list[ClientResult] = []
-    dropped: list[DroppedClient] = []
+    clients = participants(federation.config, number)
+    answers = (engine or LocalEngine(federation)).run_clients(state.weights, state.residuals, number, clients)
+    results, dropped = _told_apart(answers)
+    if not results and all(client.cause == "diverged" for client in dropped):
+        raise DivergedError(
+            f"No client's update of round {number} is finite.", next_step="Try a smaller learning_rate."
+        )
+    weights = server_step(state.weights, results) if results else state.weights
     with single_thread():
-        for client in participants(federation.config, number):
-            try:
-                residual = state.residuals.get(client, {})
-                results.append(client_round(federation, state.weights, residual, number, client))
-            except (DivergedError, NonFiniteGradientError) as error:
-                dropped.append(DroppedClient(client=client, reason=error.message))
-        if not results:
-            raise DivergedError(
-                f"No client's update of round {number} is finite.", next_step="Try a smaller learning_rate."
-            )
-        weights = server_step(state.weights, results)
         accuracy, loss = evaluate(federation.network, weights, federation.data.test_x, federation.data.test_y)
     residuals = {result.report.client: result.residual for result in results if result.residual}
     ledger = _booked(state.ledger, results)
@@ -113,6 +116,19 @@ def run_round(federation: Federation, state: FederatedState) -> tuple[FederatedS
         ledger=ledger,
     )
     return new_state, report
+
+
+def _told_apart(
+    answers: Iterable[ClientResult | DroppedClient],
+) -> tuple[list[ClientResult], list[DroppedClient]]:
+    results: list[ClientResult] = []
+    dropped: list[DroppedClient] = []
+    for answer in answers:
+        if isinstance(answer, DroppedClient):
+            dropped.append(answer)
+        else:
+            results.append(answer)
+    return results, dropped
 
 
 def participants(config: TrainingConfig, round_index: int) -> list[int]:

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from cwmp.config import TrainingConfig
 from cwmp.cost_document import costs_document, save_costs
 from cwmp.predicted_gain import Gain
 from cwmp.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from cwmp.training.engine import Engine, LocalEngine
 from cwmp.training.federated import FederatedState, initial_state, run_round
 from cwmp.training.federation import Federation, build_federation
 from cwmp.training.probe import expected_gain
@@ -46,6 +48,7 @@ from cwmp.training.run_files import (
     write_csv,
 )
 from cwmp.training.run_record import (
+    Cause,
     ClientReport,
     PartitionReport,
     RoundReport,
@@ -55,6 +58,12 @@ from cwmp.training.run_record import (
 )
 from profiler.device import Device
 
+LEFT_OUT: Mapping[Cause, str] = {
+    "diverged": "updates were not finite and were left out",
+    "vanished": "clients gave no answer in a round",
+    "invalid": "messages were not valid and were left out",
+}
+MAX_LISTED = 10
 TAIL_FRACTION = 0.2
 """Share of the last rounds whose mean accuracy is reported."""
 
@@ -65,6 +74,7 @@ def train(
     out: Path,
     *,
     device: Device | None = None,
+    engine: Engine | None = None,
     resume: bool = False,
     on_start: Callable[[float, Gain], None] | None = None,
     on_round: Callable[[RoundReport], None] | None = None,
@@ -76,6 +86,7 @@ def train(
         cost_model: costs of elementary operations on the clients' device; a copy is kept with the run.
         out: folder of the run, made if it is not there.
         device: whose sensors see the phases; a simulated one executes their counted work. None only predicts.
+        engine: runs the clients; without one, in this process.
         resume: go on with an interrupted run, which gives what an uninterrupted one would have given; a
             finished one is left as it is.
         on_start: called before the first round that is run now with Var(ln c) and with what each rule is
@@ -92,7 +103,8 @@ def train(
         DivergedError: in some round no client's update was finite.
     """
     federation = build_federation(config, cost_model, device)
-    identity = run_identity(federation, cost_model, device)
+    clients_run_by = engine or LocalEngine(federation)
+    identity = run_identity(federation, cost_model, device, engine=clients_run_by.name)
     _open_folder(out, identity, federation, cost_model, resume=resume)
     if (out / SUMMARY).exists():
         return read_summary(out / SUMMARY)
@@ -102,7 +114,7 @@ def train(
     state = _state_on_disk(out, federation)
     cut_rounds(out / ROUNDS, state.finished_rounds)
     while state.finished_rounds < config.rounds:
-        state, report = run_round(federation, state)
+        state, report = run_round(federation, state, clients_run_by)
         append_round(out / ROUNDS, report)
         save_checkpoint(out / CHECKPOINT, _checkpoint(state))
         if on_round is not None:
@@ -114,7 +126,9 @@ def train(
     return summary
 
 
-def run_identity(federation: Federation, cost_model: CostModel, device: Device | None) -> RunIdentity:
+def run_identity(
+    federation: Federation, cost_model: CostModel, device: Device | None, *, engine: str = LocalEngine.name
+) -> RunIdentity:
     """What a run is before its first round."""
     document = cost_model.document
     partition = federation.partition
@@ -133,6 +147,7 @@ def run_identity(federation: Federation, cost_model: CostModel, device: Device |
             sha256=partition.sha256,
         ),
         coordinates=federation.costs.coordinates,
+        engine=engine,
     )
 
 
@@ -189,12 +204,19 @@ def _notes(identity: RunIdentity, federation: Federation, rounds: Sequence[Round
         notes.append(
             f"Joules are predicted for {identity.cost_model_device} and seen on {identity.measuring_device}."
         )
-    dropped = sum(len(report.dropped) for report in rounds)
-    if dropped:
-        notes.append(
-            f"{dropped} updates were not finite; they and the joules of their training were left out."
-        )
+    dropped = Counter(client.cause for report in rounds for client in report.dropped)
+    for cause, words in LEFT_OUT.items():
+        if dropped[cause]:
+            notes.append(f"{dropped[cause]} {words}; the joules of their training were left out too.")
+    idle = [report.round for report in rounds if not report.clients]
+    if idle:
+        notes.append(f"No client answered in {len(idle)} rounds, which changed nothing: {_listed(idle)}.")
     return tuple(notes)
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    shown = ", ".join(map(str, numbers[:MAX_LISTED]))
+    return shown if len(numbers) <= MAX_LISTED else f"{shown}, …"
 
 
 def _share(clients: Sequence[ClientReport], retained: Sequence[float]) -> float:

@@ -21,6 +21,9 @@ WALL_CLOCK_FIELDS = ("seconds",)
 """Fields that differ between two runs of one seed; everything else is equal to the bit on one machine, the
 joules of real sensors apart."""
 
+Cause = Literal["diverged", "vanished", "invalid"]
+"""Why a client's update was not used."""
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -97,9 +100,17 @@ class ClientReport(_Frozen):
 
 
 class DroppedClient(_Frozen):
-    """A client whose update was not used in a round; the joules of its training are in no sum."""
+    """A client whose update was not used in a round; the joules of its training are in no sum.
+
+    Attributes:
+        client: its number.
+        cause: ``diverged``: its update is not finite; ``vanished``: it gave no answer; ``invalid``: what it
+            sent is no update of this network, or it could not take part as it was set up.
+        reason: the same in a sentence.
+    """
 
     client: NonNegativeInt
+    cause: Cause = "diverged"
     reason: str
 
 
@@ -194,6 +205,7 @@ class RunIdentity(_Frozen):
         measuring_device: name of the device whose sensors measure the phases; None without one.
         partition: who holds which samples.
         coordinates: gradient coordinates of the network.
+        engine: name of what ran the clients.
     """
 
     config: TrainingConfig
@@ -203,6 +215,7 @@ class RunIdentity(_Frozen):
     measuring_device: str | None
     partition: PartitionReport
     coordinates: int
+    engine: str = "local"
 
 
 class RunReport(_Frozen):
