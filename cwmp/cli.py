@@ -209,9 +209,7 @@ def train(
             device=measured_by,
             resume=resume,
             on_start=lambda var_ln_c, gain: _line(console, verdict(var_ln_c, [gain])),
-            on_round=lambda done: advance(
-                done.round, training.rounds, f"round {done.round}: {done.test_accuracy:.1%} right"
-            ),
+            on_round=lambda done: advance(done.round, training.rounds, done.progress),
         )
     if as_json:
         typer.echo(result.model_dump_json(by_alias=True, indent=1))
