@@ -256,7 +256,7 @@ class RunIdentity(_Frozen):
         partition: who holds which samples.
         coordinates: gradient coordinates of the network.
         engine: name of what ran the clients.
-        fleet: clients that were other devices.
+        groups: clients that were other devices, as the fleet file had it.
     """
 
     config: TrainingConfig
@@ -267,7 +267,7 @@ class RunIdentity(_Frozen):
     partition: PartitionReport
     coordinates: int
     engine: str = "local"
-    fleet: tuple[GroupIdentity, ...] = ()
+    groups: tuple[GroupIdentity, ...] = ()
 
 
 class GroupReport(_Frozen):

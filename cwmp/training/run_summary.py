@@ -66,7 +66,7 @@ def run_identity(
         ),
         coordinates=federation.costs.coordinates,
         engine=engine,
-        fleet=tuple(_group_identity(group) for group in federation.groups),
+        groups=tuple(_group_identity(group) for group in federation.groups),
     )
 
 
@@ -166,7 +166,7 @@ def _notes(identity: RunIdentity, federation: Federation, rounds: Sequence[Round
         notes.append(
             f"Joules are predicted for {identity.cost_model_device} and seen on {identity.measuring_device}."
         )
-    for group in identity.fleet:
+    for group in identity.groups:
         seen = f", seen on {group.measuring_device}" if group.measuring_device else ""
         notes.append(
             f"The {len(group.clients)} clients of the group {group.name} cost what"

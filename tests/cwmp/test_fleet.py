@@ -92,7 +92,7 @@ def test_a_run_says_which_devices_its_clients_are(tmp_path: Path) -> None:
     summary = train(
         config(fleet_file(tmp_path)), SERVER, tmp_path / "run", device=open_device("sim:server-cpu")
     )
-    boards, radios = summary.identity.fleet
+    boards, radios = summary.identity.groups
     assert (boards.name, boards.clients, boards.cost_model_device) == ("boards", (1, 2), "sim:edge-board")
     assert (boards.measuring_device, boards.budget_fraction) == ("sim:edge-board", 0.05)
     assert (radios.link, radios.budget_fraction) == ("wifi-2012", 0.2)
@@ -133,7 +133,7 @@ def test_a_changed_fleet_is_another_run(tmp_path: Path) -> None:
     train(config(path), SERVER, tmp_path / "run")
     (tmp_path / "run" / SUMMARY).unlink()
     path.write_text(TWO_GROUPS.replace("0.05", "0.06"))
-    with pytest.raises(UsageError, match="begun with fleet"):
+    with pytest.raises(UsageError, match="begun with groups"):
         train(config(path), SERVER, tmp_path / "run", resume=True)
 
 
