@@ -43,6 +43,10 @@ class CostModel:
 
     document: CostModelDocument
 
+    def __reduce__(self) -> tuple[type[CostModel], tuple[CostModelDocument]]:
+        """In another process a model is its document; what was looked up stays here."""
+        return CostModel, (self.document,)
+
     @property
     def provenance(self) -> Provenance:
         """Where the model as a whole comes from."""
