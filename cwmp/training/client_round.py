@@ -74,7 +74,9 @@ def _client_round(
     wanted = memory.corrected(trained.update) if config.error_feedback else trained.update
 
     seed = derived_seed(config.seed, "randomk", round_index=round_index, client=client)
-    choice = select_within(wanted, federation.budget, rule=config.selector, seed=seed)
+    choice = select_within(
+        wanted, federation.budget, rule=config.selector, seed=seed, equal_prices=config.equal_prices
+    )
     masks = choice.selection.masks
     see["select"] = meter.replay(lambda: _select_again(choice, wanted, seed))
     message, see["pack"] = meter.run(lambda: pack(wanted, masks))

@@ -195,6 +195,17 @@ def test_what_a_round_reports() -> None:
     assert state.ledger.granted_j == pytest.approx(6 * (federation.budget.budget_j or 0.0))
 
 
+def test_the_ablation_trains_as_topk_does_and_says_what_prices_would_have_kept() -> None:
+    common: dict[str, Any] = {"dataset": "digits", "budget_fraction": 0.05, "local_epochs": 1}
+    ablation, (report,) = rounds(build_federation(config(equal_prices=True, **common), MODEL), 1)
+    topk, (same_report,) = rounds(build_federation(config(selector="topk", **common), MODEL), 1)
+    assert same(ablation.weights, topk.weights)
+    for client, other in zip(report.clients, same_report.clients, strict=True):
+        assert client == other.model_copy(update={"rule": "cwmp"})
+        assert client.retained_squared_norm == client.topk_retained_squared_norm
+        assert client.retained_squared_norm < client.cwmp_retained_squared_norm
+
+
 def test_dense_ignores_the_budget_and_says_so() -> None:
     _, (report,) = rounds(build_federation(dense(), MODEL), 1)
     for client in report.clients:
