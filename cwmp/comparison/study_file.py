@@ -50,7 +50,8 @@ class StudyFile(BaseModel):
         budget_fractions: or the fixed joules and these fractions of the others.
         seeds: of the runs.
         settings: of every run, as in a file for ``train``.
-        variant: tables of settings, each with a ``name`` and, where it has its own, ``cost_model`` and ``assume``.
+        variant: tables of settings, each with a ``name`` and, where it has its own, ``cost_model`` and
+            ``assume``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

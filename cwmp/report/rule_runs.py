@@ -14,7 +14,7 @@ from cwmp.comparison.plan import VARIANT_ENDS
 from cwmp.report.contents import TrainedRun
 from cwmp.report.plots import Curve
 from cwmp.selection import RULES
-from cwmp.training.run_record import ClientReport, PhaseEnergy, summed_energy
+from cwmp.training.run_record import ClientReport, PhaseEnergy, accuracies_of, summed_energy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +59,11 @@ class RuleRuns:
         total = summed_energy(report.energy for run in self.runs for report in run.rounds)
         return {phase: _divided(joules, len(self.runs)) for phase, joules in total.items()}
 
+    @property
+    def last_accuracies(self) -> list[float]:
+        """What each seed's last test gave; nothing of a seed that has none yet."""
+        return [accuracies[-1] for run in self.runs if (accuracies := accuracies_of(run.rounds))]
+
     def curve(self) -> Curve:
         """What is drawn of them, as far as all seeds have come."""
         rounds = min(len(run.rounds) for run in self.runs)
@@ -101,12 +106,6 @@ def budget_in_words(*, budget_j: float | None, budget_fraction: float | None) ->
     if budget_fraction is not None:
         return f"fixed + {100 * budget_fraction:g} %"
     return "" if budget_j is None else quantity(budget_j, "J")
-
-
-def last_accuracy(run: TrainedRun) -> float | None:
-    """Test accuracy of the last tested round; None before the first."""
-    tested = [report.test_accuracy for report in run.rounds if report.test_accuracy is not None]
-    return tested[-1] if tested else None
 
 
 def _conditions(run: TrainedRun) -> str:

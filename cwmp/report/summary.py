@@ -9,7 +9,7 @@ from cost_models import CostModel
 from cost_models.engineering import quantity
 from cwmp.report.contents import ReportContents
 from cwmp.report.markup import Html, bullets, element, join, paragraph, percent
-from cwmp.report.rule_runs import RuleRuns, grouped_runs, last_accuracy
+from cwmp.report.rule_runs import RuleRuns, grouped_runs
 
 
 def summary_section(contents: ReportContents) -> Html:
@@ -82,10 +82,10 @@ def _of_the_model(model: CostModel) -> Iterator[str]:
 
 
 def _of_a_rule(group: RuleRuns) -> str:
-    accuracies = [value for run in group.runs if (value := last_accuracy(run)) is not None]
-    joules = mean(run.rounds[-1].cumulative_boundary_j for run in group.runs)
-    reached = f"{percent(mean(accuracies))} accuracy" if accuracies else "not tested yet"
-    return f"{group.label}: {reached} at {quantity(joules, 'J')} after backprop."
+    joules = quantity(mean(run.rounds[-1].cumulative_boundary_j for run in group.runs), "J")
+    if not group.last_accuracies:
+        return f"{group.label}: not tested yet, at {joules} after backprop."
+    return f"{group.label}: {percent(mean(group.last_accuracies))} accuracy at {joules} after backprop."
 
 
 def _counts(model: CostModel) -> dict[str, int]:

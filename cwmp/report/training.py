@@ -16,7 +16,7 @@ from cwmp.report.plots import (
     plot_retained_energy,
     svg_data_uri,
 )
-from cwmp.report.rule_runs import RuleRuns, grouped_runs, last_accuracy
+from cwmp.report.rule_runs import RuleRuns, grouped_runs
 from cwmp.report.words import in_words
 
 COVERAGE_FACTOR = 2.0
@@ -129,7 +129,7 @@ def _rules_table(groups: Sequence[RuleRuns], provenance: str) -> Html:
             _name(group),
             len(group.runs),
             " … ".join(str(count) for count in sorted({len(run.rounds) for run in group.runs})),
-            _spread([value for run in group.runs if (value := last_accuracy(run)) is not None]),
+            _spread(group.last_accuracies),
             _spread([run.report.tail_accuracy for run in group.runs if run.report is not None]),
             quantity(mean(run.rounds[-1].cumulative_boundary_j for run in group.runs), "J"),
             _mean_joules([run.rounds[-1].cumulative_predicted_j for run in group.runs]),
