@@ -55,6 +55,7 @@ class Contender:
 
 
 CWMP = Contender(rule="cwmp")
+TOPK = Contender(rule="topk")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -138,7 +138,8 @@ def make_runs(
     """
     _check_folders(plans, folder, open_device, jobs)
     left = {plan.name: _rounds_left(plan, folder / plan.name) for plan in plans}
-    unfinished = [plan for plan in plans if left[plan.name]]
+    # Whether a fleet is the one of a finished run is known to ``train`` alone.
+    unfinished = [plan for plan in plans if left[plan.name] or plan.config.fleet is not None]
     progress = _Progress(plans, left, on_progress)
     if jobs == 1 or len(unfinished) < 2:
         return _in_this_process(unfinished, folder, open_device, progress)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from cost_models.engineering import quantity
 from cwmp.comparison.document import Entry, FailedRun, PairedTest
-from cwmp.comparison.plan import CWMP, BudgetUnit
+from cwmp.comparison.plan import CWMP, TOPK, BudgetUnit
 from cwmp.comparison.seed_statistics import LEAST_SEEDS, LEVEL, Difference
 from cwmp.predicted_gain import NEGLIGIBLE_GAIN
 
@@ -38,6 +38,8 @@ def verdict(
         for entry in of_variant:
             if entry.contender == CWMP:
                 yield prefix + _forecast(entry, tested, budget_unit)
+        for sentence in _ablations(of_variant, budget_unit):
+            yield prefix + sentence
         for entry in of_variant:
             if entry.rule == "dense":
                 yield (
@@ -110,6 +112,28 @@ def _forecast(ours: Entry, tests: Sequence[PairedTest], unit: BudgetUnit) -> str
         f"At {budget_in_words(ours.budget, unit)}, Var(ln c) = {ours.var_ln_c:.2g} and an update before "
         f"training let {100 * ours.predicted_gain:+.2g} points of the squared norm over topk be expected; "
         f"{100 * gain:+.2g} came{_agreement(ours.predicted_gain, topk)}."
+    )
+
+
+def _ablations(entries: Sequence[Entry], unit: BudgetUnit) -> Iterator[str]:
+    """Whether rules that saw equal prices were Top-K, as they have to be."""
+    topk = {entry.budget: entry for entry in entries if entry.contender == TOPK}
+    for label in dict.fromkeys(entry.label for entry in entries if entry.equal_prices):
+        pairs = [(e, topk[e.budget]) for e in entries if e.label == label and e.budget in topk]
+        differing = [budget_in_words(ours.budget, unit) for ours, other in pairs if not _same(ours, other)]
+        if differing:
+            yield f"{label} differs from topk at {', '.join(differing)}."
+        elif pairs:
+            yield f"{label} coincides with topk at every budget and seed."
+
+
+def _same(ours: Entry, other: Entry) -> bool:
+    """Whether two contenders had the same accuracies, joules and kept shares to the bit."""
+    return (ours.seeds, ours.tail_accuracies, ours.boundary_j, ours.course) == (
+        other.seeds,
+        other.tail_accuracies,
+        other.boundary_j,
+        other.course,
     )
 
 

@@ -416,6 +416,20 @@ def test_seeds_that_one_of_both_lacks_are_not_paired(folder: Path) -> None:
     assert test.difference.mean == pytest.approx(0.4)
 
 
+def test_with_equal_prices_every_rule_is_topk_and_the_verdict_says_so(tmp_path: Path) -> None:
+    rules = ("cwmp:equal-prices", "cwmp-l1:equal-prices", "topk")
+    report = run(tmp_path / "out", rules=rules, seeds=(0, 1))
+    ablation, l1, topk = report.entries
+    assert ablation.course == l1.course == topk.course
+    assert ablation.density == l1.density == topk.density
+    assert report.verdict == (
+        "cwmp (equal prices) coincides with topk at every budget and seed.",
+        "cwmp-l1 (equal prices) coincides with topk at every budget and seed.",
+    )
+    other = topk.model_copy(update={"boundary_j": 2 * topk.boundary_j})
+    assert "differs from topk at fixed + 10 %" in next(verdict((ablation, other), (), (), "fraction"))
+
+
 def test_the_front_is_what_nothing_beats_in_accuracy_and_joules(folder: Path) -> None:
     entries = found_entries(runs_of(folder, cwmp=(0.9,), topk=(0.8,), dense=(0.95,)))
     assert {entry.rule: entry.pareto for entry in entries} == {"cwmp": True, "topk": False, "dense": True}
