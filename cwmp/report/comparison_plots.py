@@ -1,14 +1,15 @@
 """Figures of a comparison: the frontier, joules to an accuracy, what was kept by round, density by tensor.
 
 Intervals are of 95 % over seeds. A rule has the colour and marker that it has in every figure; one that saw
-equal prices has an open marker and a dotted line. Panels share their axes, so that they can be compared.
+equal prices has an open marker and a dotted line. Panels share their axes, so that they can be compared; only
+joules of variants, whose boundaries differ, have axes of their own.
 """
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -37,6 +38,9 @@ BESIDE_POINTS = 0.25
 LOG_FROM = 8
 """Joules that differ by this factor get a logarithmic axis."""
 
+MANY = 50
+"""Above this factor, an axis has ticks at powers of ten alone."""
+
 MAX_TENSORS = 40
 """Rows of the figure of densities; a network with more shows the first and the last ones."""
 
@@ -62,7 +66,7 @@ def plot_frontier(variants: Panels, provenance: str) -> Figure:
     """
     everything = [entry for entries in variants.values() for entry in entries]
     factor, prefix = prefix_for(max(entry.boundary_j for entry in everything))
-    figure, panels = _panels(variants)
+    figure, panels = _panels(variants, sharex=False)
     for axes, entries in zip(panels, variants.values(), strict=True):
         for members in _by_rule(entries):
             ordered = sorted(members, key=lambda entry: entry.boundary_j)
@@ -72,9 +76,7 @@ def plot_frontier(variants: Panels, provenance: str) -> Figure:
                 yerr=[100 * (entry.accuracy.half_width or 0.0) for entry in ordered],
                 **_look(ordered[0]),
             )
-        if _spans_decades([entry.boundary_j for entry in everything]):
-            axes.set_xscale("log")
-            plain_ticks(axes.xaxis)
+        _scale(axes, "x", [entry.boundary_j for entry in entries])
     figure.supxlabel(f"joules of all clients and rounds inside the boundary / {prefix}J ({provenance})")
     figure.supylabel("test accuracy, mean of the last rounds / %")
     _legend(figure, panels)
@@ -106,9 +108,7 @@ def plot_joules_to_accuracy(budgets: Panels, provenance: str) -> Figure:
                 **_look(entry),
             )
             _cross_out(axes, [100 * at.target for at in entry.reached if at.boundary_j is None], entry, place)
-        if _spans_decades(joules):
-            axes.set_yscale("log")
-            plain_ticks(axes.yaxis)
+        _scale(axes, "y", joules)
     panels[0].plot([], [], "x", color="#57606a", label="not reached\nin every seed")
     figure.supxlabel("test accuracy to reach / %")
     figure.supylabel(f"joules inside the boundary / {prefix}J ({provenance})")
@@ -198,7 +198,7 @@ def _draw_rounds(axes: Axes, entry: Entry, rounds: Sequence[int], values: Sequen
 
 
 def _panels(
-    titles: Mapping[str, object], *, height_in: float = PANEL_HEIGHT_IN, pad: float = 0.0
+    titles: Mapping[str, object], *, height_in: float = PANEL_HEIGHT_IN, pad: float = 0.0, sharex: bool = True
 ) -> tuple[Figure, list[Axes]]:
     """A panel per title, two beside each other, with shared axes and some points below the titles."""
     from matplotlib.figure import Figure
@@ -207,7 +207,7 @@ def _panels(
     rows = -(-len(titles) // columns)
     height = 0.7 + rows * (height_in + 0.4 + pad / 72)
     figure = Figure(figsize=(WIDTH_IN, height), layout="constrained")
-    grid = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
+    grid = list(figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=True).flat)
     for axes, title in zip(grid, titles, strict=False):
         axes.set_title(textwrap.fill(plain_label(title), 38 if columns > 1 else 90), pad=6.0 + pad)
     for axes in grid[len(titles) :]:
@@ -269,8 +269,12 @@ def _shown(tensors: Sequence[str]) -> list[str]:
     return list(tensors) if len(tensors) <= MAX_TENSORS else [*tensors[:half], *tensors[-half:]]
 
 
-def _spans_decades(joules: Sequence[float]) -> bool:
-    return min(joules) > 0 and max(joules) / min(joules) > LOG_FROM
+def _scale(axes: Axes, which: Literal["x", "y"], joules: Sequence[float]) -> None:
+    """A logarithmic axis for joules that are far apart, with ticks that do not run into each other."""
+    span = max(joules) / min(joules) if min(joules) > 0 else 1.0
+    if span > LOG_FROM:
+        axes.set(**{f"{which}scale": "log"})
+        plain_ticks(axes.xaxis if which == "x" else axes.yaxis, (1.0, 2.0, 5.0) if span < MANY else (1.0,))
 
 
 def _legend(figure: Figure, panels: Sequence[Axes]) -> None:

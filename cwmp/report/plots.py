@@ -282,11 +282,11 @@ def rule_marker(rule: str) -> str:
     return _MARKERS.get(rule, "v")
 
 
-def plain_ticks(axis: Axis) -> None:
-    """Ticks of a logarithmic axis as plain numbers, three to a decade."""
+def plain_ticks(axis: Axis, digits: Sequence[float] = (1.0, 2.0, 5.0)) -> None:
+    """Ticks of a logarithmic axis as plain numbers, at these digits of every decade."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
+    axis.set_major_locator(LogLocator(subs=tuple(digits), numticks=12))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 
