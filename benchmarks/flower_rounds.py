@@ -1,4 +1,4 @@
-"""Flower's simulation of the rounds that ``benchmarks/rounds.py`` times; the only file here that imports flwr."""
+"""Flower's simulation of the rounds that ``benchmarks/rounds.py`` times; the only one that imports flwr."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
-from rounds import CLIENTS, case, plain_training
+from rounds import CLIENTS, Case, case, plain_training
 
 
 class _Timed(FedAvg):
@@ -28,11 +28,15 @@ class _Timed(FedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         result = super().aggregate_train(server_round, replies)
+        if result[0] is None:
+            raise RuntimeError("Flower's clients failed; see its log.")
         self._over.append(time.perf_counter())
         return result
 
 
-_case = cache(case)
+@cache
+def _case(network: str) -> Case:
+    return case(network)
 
 
 def flower_rounds(network: str, batch_size: int, repeats: int) -> list[float]:

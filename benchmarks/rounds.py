@@ -7,8 +7,8 @@ the perceptron (72 samples each, batches of 8), and random 3x32x32 images for th
 ``lenet`` and the 0.88 million of ``fedavg-cnn`` (200 each, batches of 25). Nothing is tested in between.
 
     plain loop    a module per round, torch.optim.SGD and a DataLoader per client, the mean of all weights
-    ours          ``run_round`` with a selection rule at 5 % of the joules, its prices, certificate, comparison
-                  with Top-K and ledger; in this process, and with two workers
+    ours          ``run_round`` with a selection rule at 5 % of the joules, its prices, certificate and
+                  comparison with Top-K, and the ledger; in this process, and with two workers
     Flower        the plain loop's training inside a ClientApp, FedAvg on the server; before counting its
                   start-up; only where flwr and ray are installed
 

@@ -138,7 +138,7 @@ def parameters_from(
     parameters = dict(network.named_parameters())
     own = {name: parameter.data for name, parameter in parameters.items()}
     for name, parameter in parameters.items():
-        # Convolutions on CPUs are a fifth faster with channels last; the order of a tensor's numbers is the same.
+        # Convolutions on CPUs are a fifth faster with channels last.
         is_image = weights[name].dim() == 4
         layout = torch.channels_last if is_image else torch.contiguous_format
         parameter.data = weights[name].detach().clone(memory_format=layout)
