@@ -124,7 +124,7 @@ def _rules_table(groups: Sequence[RuleRuns], provenance: str) -> Html:
             _name(group),
             len(group.runs),
             " … ".join(str(count) for count in sorted({len(run.rounds) for run in group.runs})),
-            _spread([run.rounds[-1].test_accuracy for run in group.runs]),
+            _spread(group.last_accuracies),
             _spread([run.report.tail_accuracy for run in group.runs if run.report is not None]),
             quantity(mean(run.rounds[-1].cumulative_boundary_j for run in group.runs), "J"),
             _mean_joules([run.rounds[-1].cumulative_predicted_j for run in group.runs]),

@@ -133,7 +133,14 @@ def plan_budget(
     )
 
 
-def select_within(update: Mapping[str, Tensor], budget: RoundBudget, *, rule: RuleName, seed: int) -> Choice:
+def select_within(
+    update: Mapping[str, Tensor],
+    budget: RoundBudget,
+    *,
+    rule: RuleName,
+    seed: int,
+    equal_prices: bool = False,
+) -> Choice:
     """Choose coordinates whose upper bound of predicted joules is within the budget.
 
     ``dense`` keeps everything, whatever it costs. Of the selections that fit, the one that retains the
@@ -144,7 +151,10 @@ def select_within(update: Mapping[str, Tensor], budget: RoundBudget, *, rule: Ru
         budget: from ``plan_budget``.
         rule: how coordinates are ranked.
         seed: of the order of ``randomk``, the same in every adjustment.
+        equal_prices: let the rule rank by one price for all coordinates; joules and budget stay as they are.
     """
+    if equal_prices:
+        rule = _at_equal_prices(rule)
     prices, allowance_j = budget.prices, budget.allowance_j
     if budget.budget_j is None or rule == "dense":
         return _choose(update, prices, allowance_j, budget, rule, seed, 1)
@@ -189,6 +199,11 @@ def _choose(
         prices_j=prices.prices_j,
         selections=count,
     )
+
+
+def _at_equal_prices(rule: RuleName) -> RuleName:
+    """The rule that ranks as this one does where all prices are c: g²/c and |g|/c are in the order of |g|."""
+    return "topk" if rule in ("cwmp", "cwmp-l1") else rule
 
 
 def _retained(choice: Choice) -> float:

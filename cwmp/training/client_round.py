@@ -18,7 +18,7 @@ from cwmp.seeding import derived_seed
 from cwmp.selection import Rule, select
 from cwmp.selection.budgeted import Choice, select_within
 from cwmp.training.federation import Federation, local_settings
-from cwmp.training.local_training import LocalUpdate, local_update
+from cwmp.training.local_training import LocalUpdate, local_update, single_thread
 from cwmp.training.phase_meter import Seen, SeeWork, Works
 from cwmp.training.phases import client_energy, client_works
 from cwmp.training.run_record import ClientReport, PhaseEnergy
@@ -34,7 +34,7 @@ class ClientResult:
     Attributes:
         message: goes to the server.
         report: what it did and what that cost.
-        residual: what it did not send; empty without error feedback.
+        residual: what it did not send; empty without error feedback, and where it stays with the client.
     """
 
     message: SparseUpdate
@@ -45,11 +45,26 @@ class ClientResult:
 def client_round(
     federation: Federation, weights: Weights, residual: Weights, round_index: int, client: int
 ) -> ClientResult:
-    """What one client does in a round: train, select, pack.
+    """What one client does in a round: train, select, pack; on one thread.
+
+    Args:
+        federation: with the client's own prices and budget; the server's may differ.
+        weights: the global weights by name.
+        residual: what the client did not send so far; empty without error feedback and in its first round.
+        round_index: number of the round, from 1.
+        client: its number.
 
     Raises:
         DivergedError: its update is not finite.
+        NonFiniteGradientError: its update plus its residual cannot be ranked.
     """
+    with single_thread():
+        return _client_round(federation, weights, residual, round_index, client)
+
+
+def _client_round(
+    federation: Federation, weights: Weights, residual: Weights, round_index: int, client: int
+) -> ClientResult:
     config, meter = federation.config, federation.meter
     see: dict[Phase, SeeWork] = {}
     meter.begin_client(round_index, client)
@@ -59,7 +74,9 @@ def client_round(
     wanted = memory.corrected(trained.update) if config.error_feedback else trained.update
 
     seed = derived_seed(config.seed, "randomk", round_index=round_index, client=client)
-    choice = select_within(wanted, federation.budget, rule=config.selector, seed=seed)
+    choice = select_within(
+        wanted, federation.budget, rule=config.selector, seed=seed, equal_prices=config.equal_prices
+    )
     masks = choice.selection.masks
     see["select"] = meter.replay(lambda: _select_again(choice, wanted, seed))
     message, see["pack"] = meter.run(lambda: pack(wanted, masks))
