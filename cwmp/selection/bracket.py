@@ -21,11 +21,10 @@ from cwmp.selection.formats import decode, position_of, readable, without_sign
 from cwmp.selection.kernels import random_score, score_of
 from cwmp.selection.lanes import as_bits, as_real, prefetch
 from cwmp.selection.limits import Limits
-from cwmp.selection.prefix import BEYOND
+from cwmp.selection.prefix import bin_shift, fill_bins, key_of, key_range, score_at
 from cwmp.selection.update import Part
 
 LINE = 16
-BINS = 4096
 LEAST_LINES = 4
 """Lines that are read of each tensor at least."""
 AHEAD = 16
@@ -172,30 +171,6 @@ def bracket(sampled: Sample, limits: Limits, known: Bracket, deviations: float) 
 
 
 @compiled
-def _key_range(scores: Reals, least: int, most: int) -> tuple[int, int]:
-    """Lowest and highest key inside a bracket; the lowest above the highest if there is none."""
-    lowest, highest = BEYOND, -1
-    for index in range(scores.size):
-        key = as_bits(scores[index])
-        if least <= key <= most:
-            lowest, highest = min(lowest, key), max(highest, key)
-    return lowest, highest
-
-
-@compiled
-def _fill_bins(scores: Reals, weights: Reals, lowest: int, highest: int, shift: int, bins: Reals) -> float:
-    """Weights by bin, and what lies beyond all bins."""
-    beyond = 0.0
-    for index in range(scores.size):
-        key = as_bits(scores[index])
-        if key > highest:
-            beyond += weights[index]
-        elif key >= lowest:
-            bins[(key - lowest) >> shift] += weights[index]
-    return beyond
-
-
-@compiled
 def _lines_from(scores: Reals, weights: Reals, key: int) -> tuple[int, float]:
     """Lines with anything from a key on, and the variance of the sum of their weights."""
     lines, total, squares = 0, 0.0, 0.0
@@ -212,12 +187,13 @@ def _lines_from(scores: Reals, weights: Reals, key: int) -> tuple[int, float]:
 
 def _bracket(sampled: Sample, weights: Reals, limit: float, known: Bracket, deviations: float) -> Bracket:
     scores = sampled.scores.reshape(-1)
-    lowest, highest = _key_range(scores, _key(known.least), _key(known.most))
-    if lowest > highest:
+    lowest, highest, number = key_range(scores, key_of(known.least), key_of(known.most) + 1)
+    if not number:
         return known
-    shift = max((highest - lowest).bit_length() - (BINS - 1).bit_length(), 0)
+    shift = bin_shift(lowest, highest)
     bins = np.zeros(((highest - lowest) >> shift) + 1)
-    beyond = _fill_bins(scores, weights.reshape(-1), lowest, highest, shift, bins)
+    numbers = np.zeros(bins.size, dtype=np.int64)
+    beyond = fill_bins(scores, weights.reshape(-1), lowest, highest, shift, bins, numbers)
     # Cost of everything from a bin upwards, the lowest bin last.
     spent = beyond + bins[::-1].cumsum()
     top = bins.size - 1
@@ -232,15 +208,7 @@ def _bracket(sampled: Sample, weights: Reals, limit: float, known: Bracket, devi
     last = top - int(np.searchsorted(spent, limit + margin, side="right"))
     most, least = known.most, known.least
     if limit > margin and (lines >= FEW_LINES or sampled.unread == 0):
-        most = min(_score(lower_key(first + 1)), known.most)
+        most = min(score_at(lower_key(first + 1)), known.most)
     if last >= 0:
-        least = max(_score(lower_key(last)), known.least)
+        least = max(score_at(lower_key(last)), known.least)
     return Bracket(least=least, most=max(most, least))
-
-
-def _key(score: float) -> int:
-    return int(np.float64(score).view(np.int64))
-
-
-def _score(key: int) -> float:
-    return float(np.int64(key).view(np.float64))

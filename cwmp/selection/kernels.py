@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cwmp.selection.compiled import compiled
+from cwmp.selection.compiled import compiled, summing
 from cwmp.selection.exact import Bins, add_cost
 from cwmp.selection.formats import bits_like, decode, position_of, readable, without_sign
-from cwmp.selection.lanes import SUM_LANES, WORD, as_bits, as_real, lowest_bit, popcount, scan_word
+from cwmp.selection.lanes import WORD, as_real, lowest_bit, popcount, scan_words, true_bits
 from cwmp.selection.rules import MAGNITUDE, MAGNITUDE_PER_JOULE, RANDOM, SQUARE_PER_JOULE
 
 CHUNK = 2048
@@ -34,13 +34,13 @@ MARGIN = 1e-14
 """Of both limits, against rounding in them: a few roundings of 1e-16 each."""
 SMALLEST_SOUND = 1e-290
 """Products below it, and squares of magnitudes below its root, may be rounded to few bits or to zero."""
-SMALLEST = 5e-324
 SMALLEST_SUM, LARGEST_SUM = 1e-30, 1e37
 """Between them no square that matters was lost, and none overflowed, in float32."""
 LARGEST_SCORE = 1.7976931348623157e308
 
 Words = NDArray[np.uint64]
 Reals = NDArray[np.float64]
+Flags = NDArray[np.uint8]
 
 
 @compiled
@@ -101,120 +101,77 @@ def _classify_run(
     kept: Words,
     place: int,
     open_: Words,
-    sums: Any,
     tail: Any,
-) -> tuple[int, bool]:
+) -> tuple[int, bool, float, float]:
     """Words of up to CHUNK neighbours of one price: surely above, and neither above nor below.
 
     Returns:
-        The number of the first kind, and whether there are any of the second.
+        The number of the first kind, whether there are any of the second, Σ g² of all and of the first kind.
     """
     whole = length // WORD
-    any_open, count = np.uint64(0), 0
-    for block in range(whole):
-        first, second = scan_word(source, position + block * WORD, above, below, sums)
-        kept[place + block] = first
-        open_[block] = second & ~first
-        any_open |= second & ~first
-        count += popcount(first)
+    count, any_open, total, kept_total = scan_words(source, position, whole, above, below, kept, place, open_)
     rest = length - whole * WORD
     if rest:
         tail[:] = 0
         for index in range(rest):
             tail[index] = source[position + whole * WORD + index]
-        first, second = scan_word(tail, 0, above, below, sums)
-        kept[place + whole] = first
-        open_[whole] = second & ~first
-        any_open |= second & ~first
-        count += popcount(first)
-    return count, any_open != 0
+        last = scan_words(tail, 0, 1, above, below, kept, place + whole, open_[whole:])
+        count, any_open = count + last[0], any_open | last[1]
+        total, kept_total = total + last[2], kept_total + last[3]
+    return count, any_open != 0, total, kept_total
 
 
-@compiled
+@summing
 def _judge_by_price(
-    magnitudes: Any, prices: Any, kind: int, high: float, low: float, everything: Reals, judged: Reals
-) -> None:
-    """The magnitude of what is surely above, the smallest number for what is open, zero for the rest."""
-    for bit in range(magnitudes.size):
-        magnitude = np.float64(as_real(without_sign(magnitudes[bit])))
-        price = np.float64(prices[bit]) if kind != MAGNITUDE else 1.0
-        value = magnitude * magnitude if kind == SQUARE_PER_JOULE else magnitude
+    magnitudes: Any, prices: Any, squared: bool, high: float, low: float, over: Flags, open_: Flags
+) -> tuple[float, float]:
+    """What is surely above and what is open, each a byte, and Σ g² of all and of the first kind."""
+    total, kept_total = 0.0, 0.0
+    for index in range(magnitudes.size):
+        magnitude = np.float64(as_real(without_sign(magnitudes[index])))
+        price = np.float64(prices[index])
+        square = magnitude * magnitude
+        value = square if squared else magnitude
         limit = low * price
-        limit = limit if limit >= SMALLEST_SOUND else -1.0
-        ceiling = high * price
-        ceiling = ceiling if ceiling >= SMALLEST_SOUND else SMALLEST_SOUND
-        open_ = SMALLEST if value >= limit else 0.0
-        open_ = open_ if magnitude > 0.0 else 0.0
-        everything[bit] = magnitude
-        judged[bit] = magnitude if value > ceiling else open_
+        above = value > max(high * price, SMALLEST_SOUND)
+        below = (value < limit) & (limit >= SMALLEST_SOUND)
+        over[index] = above
+        open_[index] = (not above) & (not below) & (magnitude > 0.0)
+        total += square
+        kept_total += square if above else 0.0
+    return total, kept_total
 
 
-@compiled
+@summing
 def _judge_by_chance(
-    magnitudes: Any, seed: int, coordinate: int, high: float, low: float, everything: Reals, judged: Reals
-) -> None:
+    magnitudes: Any, seed: int, coordinate: int, high: float, low: float, over: Flags, open_: Flags
+) -> tuple[float, float]:
     """The same by random scores."""
-    for bit in range(magnitudes.size):
-        magnitude = np.float64(as_real(without_sign(magnitudes[bit])))
-        value = random_score(seed, coordinate + bit)
-        open_ = SMALLEST if value >= low else 0.0
-        everything[bit] = magnitude
-        judged[bit] = magnitude if value > high else (open_ if magnitude > 0.0 else 0.0)
+    total, kept_total = 0.0, 0.0
+    for index in range(magnitudes.size):
+        magnitude = np.float64(as_real(without_sign(magnitudes[index])))
+        value = random_score(seed, coordinate + index)
+        above = (value > high) & (magnitude > 0.0)
+        over[index] = above
+        open_[index] = (not above) & (value >= low) & (magnitude > 0.0)
+        square = magnitude * magnitude
+        total += square
+        kept_total += square if above else 0.0
+    return total, kept_total
 
 
 @compiled
-def _classify_each(
-    source: Any,
-    position: int,
-    length: int,
-    kind: int,
-    prices: Any,
-    coordinate: int,
-    seed: int,
-    high: float,
-    low: float,
-    kept: Words,
-    place: int,
-    open_: Words,
-    sums: Reals,
+def _pack(
+    over: Flags, open_: Flags, length: int, kept: Words, place: int, open_words: Words
 ) -> tuple[int, bool]:
-    """The same as ``_classify_run`` where every coordinate has its own price, or its own random score."""
-    everything, judged = np.zeros(WORD), np.zeros(WORD)
-    everything_bits, judged_bits = everything.view(np.int64), judged.view(np.int64)
-    any_open, count = np.uint64(0), 0
-    none, smallest, zero = as_bits(np.inf), np.int64(1), np.int64(0)
-    kept_sums = np.zeros(sums.size)
+    """Bytes as bits; the number of the first kind, and whether there are any of the second."""
+    count, any_open = 0, np.uint64(0)
     for block in range((length + WORD - 1) // WORD):
-        begin = block * WORD
-        end = min(begin + WORD, length)
-        if end - begin < WORD:
-            everything[:] = 0.0
-            judged[:] = 0.0
-        magnitudes = source[position + begin : position + end]
-        if kind == RANDOM:
-            _judge_by_chance(magnitudes, seed, coordinate + begin, high, low, everything, judged)
-        else:
-            _judge_by_price(magnitudes, prices[begin:end], kind, high, low, everything, judged)
-        scan_word(everything_bits, 0, none, none, sums)
-        first, second = scan_word(judged_bits, 0, smallest, zero, kept_sums)
-        kept[place + block] = first
-        open_[block] = second & ~first
-        any_open |= second & ~first
-        count += popcount(first)
-    half = sums.size // 2
-    sums[half:] = kept_sums[half:]
+        kept[place + block] = true_bits(over, block * WORD)
+        open_words[block] = true_bits(open_, block * WORD)
+        count += popcount(kept[place + block])
+        any_open |= open_words[block]
     return count, any_open != 0
-
-
-@compiled
-def _folded(sums: Any) -> tuple[float, float]:
-    """Partial sums of all squares and of the kept ones."""
-    lanes = sums.size // 2
-    total, kept = 0.0, 0.0
-    for lane in range(lanes):
-        total += np.float64(sums[lane])
-        kept += np.float64(sums[lanes + lane])
-    return total, kept
 
 
 @compiled
@@ -293,8 +250,6 @@ def scan_piece(
     found: NDArray[np.int64],
     scores: Reals,
     magnitudes: Reals,
-    sums: Any,
-    tail: Any,
     wide: Any,
 ) -> tuple[int, int, int, float, float]:
     """Classify the coordinates ``begin`` to ``stop`` of a tensor; ``begin`` starts a word.
@@ -317,8 +272,6 @@ def scan_piece(
         found: coordinates inside, in their order; as many as fit.
         scores: their scores.
         magnitudes: their magnitudes.
-        sums: room for partial sums, shape (2 × lanes,), float32 or float64.
-        tail: room for one word of coordinates, int32 or int64.
         wide: room for one chunk of float32, int32.
 
     Returns:
@@ -327,57 +280,46 @@ def scan_piece(
     own, open_ = np.empty(CHUNK_WORDS, np.uint64), np.empty(CHUNK_WORDS, np.uint64)
     positions = np.empty(CHUNK + AT_ONCE, np.int64)
     kept_count, inside_count, wrong_count, total, kept_total = 0, 0, 0, 0.0, 0.0
-    own_sums = np.empty(SUM_LANES)
+    over, between = np.zeros(CHUNK, np.uint8), np.zeros(CHUNK, np.uint8)
     several = prices.size > 1
-    each = kind == RANDOM or (several and row == 1)
+    each = kind == RANDOM or (several and row == 1 and kind != MAGNITUDE)
     direct = each or not several or row % WORD == 0
     if not direct:
         words[begin // WORD : (stop + WORD - 1) // WORD] = 0
     kept = words if direct else own
     source = readable(bits, wide)
+    tail = np.empty(WORD, source.dtype)
     high, low = most * (1 + MARGIN), min(least, LARGEST_SCORE) * (1 - MARGIN)
-    above, below = bits_like(sums, np.inf), bits_like(sums, np.inf)
+    above, below = bits_like(source, np.inf), bits_like(source, np.inf)
     known = -1
     start = begin
     while start < stop:
         end = min(start + CHUNK, stop)
         price_place = start // row if several else 0
-        if several and not each:
+        if several and row > 1 and kind != RANDOM:
             end = min(end, (price_place + 1) * row)
         length = end - start
         place = start // WORD if direct else 0
         decode(bits, start, end, wide)
         position = position_of(bits, start)
         if each:
-            chunk_prices = prices[start:end] if several else prices
-            own_sums[:] = 0
-            count, any_open = _classify_each(
-                source,
-                position,
-                length,
-                kind,
-                chunk_prices,
-                offset + start,
-                seed,
-                high,
-                low,
-                kept,
-                place,
-                open_,
-                own_sums,
-            )
-            part, part_kept = _folded(own_sums)
+            run = source[position : position + length]
+            over[length:], between[length:] = 0, 0
+            if kind == RANDOM:
+                part, part_kept = _judge_by_chance(run, seed, offset + start, high, low, over, between)
+            else:
+                squared = kind == SQUARE_PER_JOULE
+                part, part_kept = _judge_by_price(run, prices[start:end], squared, high, low, over, between)
+            count, any_open = _pack(over, between, length, kept, place, open_)
         else:
             if price_place != known:
                 known = price_place
                 price = np.float64(prices[price_place])
-                above = bits_like(sums, _surely_above(kind, most, price)) + 1
-                below = max(bits_like(sums, _surely_below(kind, least, price)) - 1, 0)
-            sums[:] = 0
-            count, any_open = _classify_run(
-                source, position, length, above, below, kept, place, open_, sums, tail
+                above = bits_like(source, _surely_above(kind, most, price)) + 1
+                below = max(bits_like(source, _surely_below(kind, least, price)) - 1, 0)
+            count, any_open, part, part_kept = _classify_run(
+                source, position, length, above, below, kept, place, open_, tail
             )
-            part, part_kept = _folded(sums)
         wrong = 0
         if not SMALLEST_SUM < part < LARGEST_SUM:
             part, part_kept, wrong = _sums_with_care(source, position, length, largest, kept, place, open_)
@@ -404,7 +346,7 @@ def scan_piece(
                         magnitudes[inside_count] = magnitude
                     inside_count += 1
         if several and count:
-            if each:
+            if row == 1 or kind == RANDOM:
                 _add_costs_of(kept[place : place + blocks], prices, start, row, bins)
             else:
                 add_cost(bins, np.float64(prices[price_place]), count)

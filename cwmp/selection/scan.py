@@ -6,11 +6,13 @@ the outcome does not either.
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Lock, local
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,19 +20,34 @@ from numpy.typing import NDArray
 
 from cwmp.selection.exact import bins_to_units, new_bins
 from cwmp.selection.kernels import CHUNK, scan_piece
-from cwmp.selection.lanes import SUM_LANES, WORD
 from cwmp.selection.update import Part
 
-PIECE = 1 << 20
-"""Coordinates that one call of a kernel classifies: far above the cost of a call, far below a tensor."""
+PIECE = 1 << 21
+"""Coordinates that one call of a kernel classifies: far above the cost of a call, far below an update."""
 
 ROOM = 1 << 18
-"""Coordinates of a piece that are listed at most, far more than a good bracket holds. An array of that size
-is small enough for ordinary pages: clearing huge ones would take longer than selecting from a million."""
+"""Coordinates of a piece that are listed at most, far more than a good bracket holds."""
 LEAST_ROOM = 1 << 16
 """With less room left, an array counts as full."""
 
 T = TypeVar("T")
+
+
+class Lists:
+    """Arrays in which a thread lists what lies inside a bracket; lists are views of them.
+
+    Fresh memory costs more than what is done with it here, so a few are kept from one selection to the next.
+    """
+
+    def __init__(self) -> None:
+        self.found = np.empty(ROOM, dtype=np.int64)
+        self.scores = np.empty(ROOM)
+        self.magnitudes = np.empty(ROOM)
+        self.wide = np.empty(CHUNK, dtype=np.int32)
+        self.used = 0
+
+
+_SPARE: deque[Lists] = deque(maxlen=4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,13 +128,17 @@ class Scanner:
         self.kind = kind
         self.seed = seed
         self.threads = threads
-        self.words = tuple(np.empty(part.words, dtype=np.uint64) for part in parts)
+        # One array: what is large enough for huge pages is cleared several times faster.
+        words = np.empty(sum(part.words for part in parts), dtype=np.uint64)
+        ends = itertools.accumulate(part.words for part in parts)
+        self.words = tuple(words[end - part.words : end] for end, part in zip(ends, parts, strict=True))
         self.pieces = tuple(
             Piece(part=number, begin=begin, stop=min(begin + PIECE, part.numel))
             for number, part in enumerate(parts)
             for begin in range(0, part.numel, PIECE)
         )
         self._own = local()
+        self._lists: list[Lists] = []
 
     @property
     def numel(self) -> int:
@@ -144,13 +165,11 @@ class Scanner:
         return Pass(scans=tuple(self._in_threads(scanned, self.pieces)))
 
     def scan_piece(self, piece: Piece, least: float, most: float, *, room: int) -> PieceScan:
-        """The same for one piece."""
-        part, own = self.parts[piece.part], self._workspace(room)
-        integers = np.int64 if part.precision is np.float64 else np.int32
-        lanes = SUM_LANES if part.precision is np.float64 else 2 * SUM_LANES
+        """The same for one piece, of which ``ROOM`` coordinates are listed at most."""
+        part, lists = self.parts[piece.part], self._lists_of_thread(room)
         bins = new_bins() if part.prices.size > 1 else _NO_BINS
-        free = slice(own.used, own.used + room)
-        found, scores, magnitudes = own.found[free], own.scores[free], own.magnitudes[free]
+        free = slice(lists.used, lists.used + room)
+        found, scores, magnitudes = lists.found[free], lists.scores[free], lists.magnitudes[free]
         kept, inside, wrong, squared, kept_squared = scan_piece(
             part.bits,
             piece.begin,
@@ -168,13 +187,11 @@ class Scanner:
             found,
             scores,
             magnitudes,
-            np.empty(lanes, dtype=part.precision),
-            np.empty(WORD, dtype=integers),
-            own.wide,
+            lists.wide,
         )
         price_units = part.price_units
         listed = min(inside, found.size)
-        own.used += listed
+        lists.used += listed
         return PieceScan(
             kept=kept,
             kept_units=bins_to_units(bins) if price_units is None else kept * price_units,
@@ -187,6 +204,14 @@ class Scanner:
             magnitudes=magnitudes[:listed],
         )
 
+    def release(self) -> None:
+        """Leave the arrays to later selections; the lists of all passes end here."""
+        for lists in self._lists:
+            lists.used = 0
+            _SPARE.append(lists)
+        self._lists.clear()
+        self._own = local()
+
     def _in_threads(self, work: Callable[[Piece], T], pieces: Sequence[Piece]) -> Iterator[T]:
         threads = min(self.threads, len(pieces))
         if threads == 1 or self.numel < 2 * PIECE:
@@ -195,21 +220,17 @@ class Scanner:
         with ThreadPoolExecutor(threads) as pool:
             yield from pool.map(work, pieces)
 
-    def _workspace(self, room: int) -> Any:
-        """Arrays of the calling thread, with room after what is used; untouched pages take no memory.
-
-        Lists are views of them, so a full array is left to its lists.
-        """
+    def _lists_of_thread(self, room: int) -> Lists:
+        """Those of the calling thread; full ones are left to the lists in them."""
         own = self._own
-        if not hasattr(own, "wide"):
-            own.wide = np.empty(CHUNK, dtype=np.int32)
-            own.found, own.used = np.empty(0, dtype=np.int64), 0
-            own.scores = own.magnitudes = np.empty(0, dtype=np.float64)
-        if own.found.size - own.used < min(room, LEAST_ROOM) or own.found.size < room:
-            size = max(room, ROOM)
-            own.found, own.used = np.empty(size, dtype=np.int64), 0
-            own.scores, own.magnitudes = np.empty(size), np.empty(size)
-        return own
+        if not hasattr(own, "lists") or ROOM - own.lists.used < min(room, LEAST_ROOM):
+            try:
+                own.lists = _SPARE.pop()
+            except IndexError:
+                own.lists = Lists()
+            self._lists.append(own.lists)
+        lists: Lists = own.lists
+        return lists
 
 
 _NO_BINS = new_bins()

@@ -15,14 +15,15 @@ score than there is room to list, they are taken in the order of their index, pi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from cwmp.selection.bracket import Bracket, bracket, sample
 from cwmp.selection.limits import Limits
 from cwmp.selection.listed import Kept, Listed, keep_affordable
-from cwmp.selection.scan import Pass, Piece, PieceScan, Scanner
+from cwmp.selection.scan import ROOM, Pass, Piece, PieceScan, Scanner
 
 SMALL = 1 << 15
 """Updates up to this size are listed whole."""
@@ -132,14 +133,23 @@ def _ties_resolved(scanner: Scanner, limits: Limits, result: Pass, score: float,
     for piece, scan in zip(scanner.pieces, result.scans, strict=True):
         counts.append(0)
         squared.append(0.0)
-        if threshold is None and scan.inside:
-            again = scanner.scan_piece(piece, score, score, room=piece.stop - piece.begin)
-            kept = keep_affordable([_listed(scanner, piece, again)], units, count, limits)
-            units, threshold = kept.units, kept.threshold
-            counts[-1], squared[-1] = kept.counts[0], kept.squared[0]
-            count += kept.counts[0]
+        for part in _small_pieces(piece) if scan.inside else ():
+            if threshold is None:
+                scanner.release()
+                again = scanner.scan_piece(part, score, score, room=ROOM)
+                kept = keep_affordable([_listed(scanner, part, again)], units, count, limits)
+                units, threshold = kept.units, kept.threshold
+                counts[-1] += kept.counts[0]
+                squared[-1] += kept.squared[0]
+                count += kept.counts[0]
     together = Kept(units=units, counts=tuple(counts), squared=tuple(squared), threshold=threshold)
     return _found(scanner, result, together, passes + 1)
+
+
+def _small_pieces(piece: Piece) -> Iterator[Piece]:
+    """Parts of a piece that can be listed whole."""
+    for begin in range(piece.begin, piece.stop, ROOM):
+        yield replace(piece, begin=begin, stop=min(begin + ROOM, piece.stop))
 
 
 def _listed(scanner: Scanner, piece: Piece, scan: PieceScan) -> Listed:
