@@ -14,7 +14,7 @@ range in which that is sound (zeros, very large or very small numbers, NaN) are 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +27,6 @@ from cwmp.selection.rules import MAGNITUDE, MAGNITUDE_PER_JOULE, RANDOM, SQUARE_
 
 CHUNK = 2048
 CHUNK_WORDS = CHUNK // WORD
-AT_ONCE = 2
-LAST_BIT = np.uint64(1 << 63)
 
 MARGIN = 1e-14
 """Of both limits, against rounding in them: a few roundings of 1e-16 each."""
@@ -41,6 +39,64 @@ LARGEST_SCORE = 1.7976931348623157e308
 Words = NDArray[np.uint64]
 Reals = NDArray[np.float64]
 Flags = NDArray[np.uint8]
+
+
+class Source(NamedTuple):
+    """What a kernel reads.
+
+    Attributes:
+        bits: a tensor's elements as integers, shape (numel,): int32, int64, int16 or uint16, as in
+            ``formats``.
+        prices: joules per coordinate of each row, float32 or float64.
+        row: coordinates per price.
+        offset: of the tensor's first coordinate among all.
+        largest: magnitude beyond which a gradient counts as not finite.
+        kind: the score.
+        seed: of random scores.
+    """
+
+    bits: Any
+    prices: Any
+    row: int
+    offset: int
+    largest: float
+    kind: int
+    seed: int
+
+
+class Lists(NamedTuple):
+    """Where a kernel lists coordinates, as many as fit: places, scores and magnitudes of each."""
+
+    found: NDArray[np.int64]
+    scores: Reals
+    magnitudes: Reals
+
+    def between(self, begin: int, end: int) -> Lists:
+        """The same of a part of the room."""
+        return Lists(self.found[begin:end], self.scores[begin:end], self.magnitudes[begin:end])
+
+
+class Scratch(NamedTuple):
+    """Room for what is known of one chunk: float32 of its magnitudes, words, numbers of words and flags."""
+
+    wide: NDArray[np.int32]
+    own: Words
+    open_: Words
+    places: NDArray[np.int64]
+    over: Flags
+    between: Flags
+
+    @classmethod
+    def new(cls) -> Scratch:
+        """Scratch of one thread."""
+        return cls(
+            np.empty(CHUNK, dtype=np.int32),
+            np.empty(CHUNK_WORDS, dtype=np.uint64),
+            np.empty(CHUNK_WORDS, dtype=np.uint64),
+            np.empty(CHUNK_WORDS + 1, dtype=np.int64),
+            np.empty(CHUNK, dtype=np.uint8),
+            np.empty(CHUNK, dtype=np.uint8),
+        )
 
 
 @compiled
@@ -101,24 +157,29 @@ def _classify_run(
     kept: Words,
     place: int,
     open_: Words,
+    places: NDArray[np.int64],
     tail: Any,
-) -> tuple[int, bool, float, float]:
+) -> tuple[int, int, float, float]:
     """Words of up to CHUNK neighbours of one price: surely above, and neither above nor below.
 
     Returns:
-        The number of the first kind, whether there are any of the second, Σ g² of all and of the first kind.
+        The number of the first kind, of words with any of the second, listed in ``places``, and Σ g² of all
+        and of the first kind.
     """
     whole = length // WORD
-    count, any_open, total, kept_total = scan_words(source, position, whole, above, below, kept, place, open_)
+    count, number, total, kept_total = scan_words(
+        source, position, whole, above, below, kept, place, open_, places
+    )
     rest = length - whole * WORD
     if rest:
         tail[:] = 0
         for index in range(rest):
             tail[index] = source[position + whole * WORD + index]
-        last = scan_words(tail, 0, 1, above, below, kept, place + whole, open_[whole:])
-        count, any_open = count + last[0], any_open | last[1]
+        last = scan_words(tail, 0, 1, above, below, kept, place + whole, open_[whole:], places[number:])
+        places[number] = whole
+        count, number = count + last[0], number + last[1]
         total, kept_total = total + last[2], kept_total + last[3]
-    return count, any_open != 0, total, kept_total
+    return count, number, total, kept_total
 
 
 @summing
@@ -162,16 +223,23 @@ def _judge_by_chance(
 
 @compiled
 def _pack(
-    over: Flags, open_: Flags, length: int, kept: Words, place: int, open_words: Words
-) -> tuple[int, bool]:
-    """Bytes as bits; the number of the first kind, and whether there are any of the second."""
-    count, any_open = 0, np.uint64(0)
+    over: Flags,
+    between: Flags,
+    length: int,
+    kept: Words,
+    place: int,
+    open_: Words,
+    places: NDArray[np.int64],
+) -> tuple[int, int]:
+    """Bytes as bits; the number of the first kind, and of words with any of the second."""
+    count, number = 0, 0
     for block in range((length + WORD - 1) // WORD):
         kept[place + block] = true_bits(over, block * WORD)
-        open_words[block] = true_bits(open_, block * WORD)
+        open_[block] = true_bits(between, block * WORD)
         count += popcount(kept[place + block])
-        any_open |= open_words[block]
-    return count, any_open != 0
+        places[number] = block
+        number += open_[block] != 0
+    return count, number
 
 
 @compiled
@@ -196,27 +264,52 @@ def _sums_with_care(
 
 
 @compiled
-def _positions(open_: Words, blocks: int, positions: NDArray[np.int64]) -> int:
-    """Positions of the bits that are set, ascending; their number.
+def _list_open(
+    run: Any,
+    open_: Words,
+    places: NDArray[np.int64],
+    number: int,
+    start: int,
+    source: Source,
+    least: float,
+    most: float,
+    kept: Words,
+    place: int,
+    lists: Lists,
+    listed: int,
+) -> tuple[int, int, float]:
+    """Score what is open in a run that starts at ``start``: keep it, list it, or neither.
 
-    Most words have none or few: some are written in any case, which spares a branch that cannot be foreseen
-    (Langdale and Lemire, VLDB Journal 28 (2019) 941).
+    Returns:
+        Number of listed coordinates, also of those for which there was no room, number of the kept, and Σ g²
+        of these.
     """
-    found = 0
-    for block in range(blocks):
+    _, prices, row, offset, _, kind, seed = source
+    found, scores, magnitudes = lists
+    by_row = prices.size > 1
+    same = not by_row or (row > 1 and kind != RANDOM)
+    price = np.float64(prices[start // row if by_row else 0])
+    count, squares = 0, 0.0
+    for index in range(number):
+        block = places[index]
         word = open_[block]
-        after = found + popcount(word)
-        for number in range(AT_ONCE):
-            positions[found + number] = block * WORD + lowest_bit(word | LAST_BIT)
+        while word:
+            bit = lowest_bit(word)
             word &= word - np.uint64(1)
-        if word:
-            found += AT_ONCE
-            while word:
-                positions[found] = block * WORD + lowest_bit(word)
-                word &= word - np.uint64(1)
-                found += 1
-        found = after
-    return found
+            local = block * WORD + bit
+            magnitude = np.float64(as_real(without_sign(run[local])))
+            if not same:
+                price = np.float64(prices[(start + local) // row])
+            score = score_of(kind, magnitude, price, seed, offset + start + local)
+            if score > most:
+                kept[place + block] |= np.uint64(1) << np.uint64(bit)
+                squares += magnitude * magnitude
+                count += 1
+            elif score >= least:
+                if listed < found.size:
+                    found[listed], scores[listed], magnitudes[listed] = start + local, score, magnitude
+                listed += 1
+    return listed, count, squares
 
 
 @compiled
@@ -234,63 +327,45 @@ def _put(words: Words, coordinate: int, chunk: Words, length: int) -> None:
 
 @compiled
 def scan_piece(
-    bits: Any,
+    source: Source,
     begin: int,
     stop: int,
-    kind: int,
-    prices: Any,
-    row: int,
-    seed: int,
-    offset: int,
     least: float,
     most: float,
-    largest: float,
     words: Words,
     bins: Bins,
-    found: NDArray[np.int64],
-    scores: Reals,
-    magnitudes: Reals,
-    wide: Any,
+    lists: Lists,
+    scratch: Scratch,
 ) -> tuple[int, int, int, float, float]:
     """Classify the coordinates ``begin`` to ``stop`` of a tensor; ``begin`` starts a word.
 
     Args:
-        bits: the tensor's elements as integers, shape (numel,): int32, int64, int16 or uint16, as in
-            ``decoded``.
+        source: the tensor, its prices and the score.
         begin: first coordinate.
         stop: past the last one.
-        kind: the score.
-        prices: joules per coordinate of each row, float32 or float64.
-        row: coordinates per price.
-        seed: of random scores.
-        offset: of the tensor's first coordinate among all.
         least: smallest score inside the bracket.
         most: largest score inside.
-        largest: magnitude beyond which a gradient counts as not finite.
         words: the tensor's mask; written.
         bins: where costs of kept coordinates are added if there is more than one price.
-        found: coordinates inside, in their order; as many as fit.
-        scores: their scores.
-        magnitudes: their magnitudes.
-        wide: room for one chunk of float32, int32.
+        lists: where those inside are listed, in their order.
+        scratch: of the calling thread.
 
     Returns:
         (kept, inside, not finite, Σ g², Σ g² of the kept).
     """
-    own, open_ = np.empty(CHUNK_WORDS, np.uint64), np.empty(CHUNK_WORDS, np.uint64)
-    positions = np.empty(CHUNK + AT_ONCE, np.int64)
+    bits, prices, row, offset, largest, kind, seed = source
+    wide, own, open_, places, over, between = scratch
     kept_count, inside_count, wrong_count, total, kept_total = 0, 0, 0, 0.0, 0.0
-    over, between = np.zeros(CHUNK, np.uint8), np.zeros(CHUNK, np.uint8)
     several = prices.size > 1
     each = kind == RANDOM or (several and row == 1 and kind != MAGNITUDE)
     direct = each or not several or row % WORD == 0
     if not direct:
         words[begin // WORD : (stop + WORD - 1) // WORD] = 0
     kept = words if direct else own
-    source = readable(bits, wide)
-    tail = np.empty(WORD, source.dtype)
+    readable_bits = readable(bits, wide)
+    tail = np.empty(WORD, readable_bits.dtype)
     high, low = most * (1 + MARGIN), min(least, LARGEST_SCORE) * (1 - MARGIN)
-    above, below = bits_like(source, np.inf), bits_like(source, np.inf)
+    above, below = bits_like(readable_bits, np.inf), bits_like(readable_bits, np.inf)
     known = -1
     start = begin
     while start < stop:
@@ -303,48 +378,51 @@ def scan_piece(
         decode(bits, start, end, wide)
         position = position_of(bits, start)
         if each:
-            run = source[position : position + length]
+            run = readable_bits[position : position + length]
             over[length:], between[length:] = 0, 0
             if kind == RANDOM:
                 part, part_kept = _judge_by_chance(run, seed, offset + start, high, low, over, between)
             else:
                 squared = kind == SQUARE_PER_JOULE
                 part, part_kept = _judge_by_price(run, prices[start:end], squared, high, low, over, between)
-            count, any_open = _pack(over, between, length, kept, place, open_)
+            count, number = _pack(over, between, length, kept, place, open_, places)
         else:
             if price_place != known:
                 known = price_place
                 price = np.float64(prices[price_place])
-                above = bits_like(source, _surely_above(kind, most, price)) + 1
-                below = max(bits_like(source, _surely_below(kind, least, price)) - 1, 0)
-            count, any_open, part, part_kept = _classify_run(
-                source, position, length, above, below, kept, place, open_, tail
+                above = bits_like(readable_bits, _surely_above(kind, most, price)) + 1
+                below = max(bits_like(readable_bits, _surely_below(kind, least, price)) - 1, 0)
+            count, number, part, part_kept = _classify_run(
+                readable_bits, position, length, above, below, kept, place, open_, places, tail
             )
         wrong = 0
         if not SMALLEST_SUM < part < LARGEST_SUM:
-            part, part_kept, wrong = _sums_with_care(source, position, length, largest, kept, place, open_)
+            part, part_kept, wrong = _sums_with_care(
+                readable_bits, position, length, largest, kept, place, open_
+            )
             wrong_count += wrong
         blocks = (length + WORD - 1) // WORD
         if wrong:
             count = 0
             for block in range(blocks):
                 count += popcount(kept[place + block])
-        if any_open:
-            for number in range(_positions(open_, blocks, positions)):
-                local = positions[number]
-                magnitude = np.float64(as_real(without_sign(source[position + local])))
-                price = np.float64(prices[(start + local) // row if several else 0])
-                score = score_of(kind, magnitude, price, seed, offset + start + local)
-                if score > most:
-                    kept[place + local // WORD] |= np.uint64(1) << np.uint64(local % WORD)
-                    part_kept += magnitude * magnitude
-                    count += 1
-                elif score >= least:
-                    if inside_count < found.size:
-                        found[inside_count] = start + local
-                        scores[inside_count] = score
-                        magnitudes[inside_count] = magnitude
-                    inside_count += 1
+        if number:
+            inside_count, more, squares = _list_open(
+                readable_bits[position : position + length],
+                open_,
+                places,
+                number,
+                start,
+                source,
+                least,
+                most,
+                kept,
+                place,
+                lists,
+                inside_count,
+            )
+            count += more
+            part_kept += squares
         if several and count:
             if row == 1 or kind == RANDOM:
                 _add_costs_of(kept[place : place + blocks], prices, start, row, bins)

@@ -88,12 +88,14 @@ def _type_scan_words(
     kept: Any,
     place: Any,
     open_: Any,
+    places: Any,
 ) -> tuple[Any, Any]:
-    """``(count, any, total, kept total)`` of ``words`` times 64 neighbours from ``bits[start]`` on.
+    """``(count, number, total, kept total)`` of ``words`` times 64 neighbours from ``bits[start]`` on.
 
     Bit j of ``kept[place + w]`` is set where the magnitude of ``bits[start + 64·w + j]`` exceeds ``above``;
-    of ``open_[w]`` where it exceeds ``below`` and not ``above``. Counts the first kind, joins all words of
-    the second, and sums the squares of all and of the first kind.
+    of ``open_[w]`` where it exceeds ``below`` and not ``above``. Counts the first kind, lists in ``places``
+    which words of the second are not zero and tells their number, and sums the squares of all and of the
+    first kind.
     """
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
@@ -101,16 +103,16 @@ def _type_scan_words(
         real = ir.FloatType() if integer.width == 32 else ir.DoubleType()
         lanes = _REGISTER_BITS // integer.width
         integers, reals = _vector(integer, lanes), _vector(real, lanes)
-        source, kept_words, open_words = (
+        source, kept_words, open_words, open_places = (
             context.make_array(signature.args[number])(context, builder, arguments[number]).data
-            for number in (0, 5, 7)
+            for number in (0, 5, 7, 8)
         )
         kept_words = builder.gep(kept_words, [arguments[6]])
         limits = [_splat(builder, arguments[number], lanes) for number in (3, 4)]
         magnitude_bits = ir.Constant(integers, [(1 << (integer.width - 1)) - 1] * lanes)
         zeros = ir.Constant(reals, [0.0] * lanes)
         sums = [[cgutils.alloca_once_value(builder, zeros) for _ in range(_ACCUMULATORS)] for _ in range(2)]
-        count, any_open = (cgutils.alloca_once_value(builder, word(0)) for _ in range(2))
+        count, number_open = (cgutils.alloca_once_value(builder, word(0)) for _ in range(2))
         with cgutils.for_range(builder, arguments[2]) as loop:
             begin = builder.add(arguments[1], builder.mul(loop.index, loop.index.type(WORD)))
             memory = builder.bitcast(builder.gep(source, [begin]), integers.as_pointer())
@@ -132,12 +134,17 @@ def _type_scan_words(
             builder.store(over, builder.gep(kept_words, [loop.index]))
             builder.store(between, builder.gep(open_words, [loop.index]))
             builder.store(builder.add(builder.load(count), builder.ctpop(over)), count)
-            builder.store(builder.or_(builder.load(any_open), between), any_open)
-        results = [builder.load(count), builder.load(any_open), *(_folded(builder, part) for part in sums)]
+            # Written in any case, and counted where it matters: a branch could not be foreseen.
+            number = builder.load(number_open)
+            builder.store(loop.index, builder.gep(open_places, [number]))
+            some = builder.zext(builder.icmp_unsigned("!=", between, word(0)), word)
+            builder.store(builder.add(number, some), number_open)
+        results = [builder.load(count), builder.load(number_open), *(_folded(builder, part) for part in sums)]
         return context.make_tuple(builder, signature.return_type, results)
 
-    result = types.Tuple((types.int64, types.uint64, types.float64, types.float64))
-    return result(bits, types.intp, types.intp, bits.dtype, bits.dtype, kept, types.intp, open_), generate
+    result = types.Tuple((types.int64, types.int64, types.float64, types.float64))
+    operands = (bits, types.intp, types.intp, bits.dtype, bits.dtype, kept, types.intp, open_, places)
+    return result(*operands), generate
 
 
 def _type_true_bits(typingctx: Any, flags: Any, start: Any) -> tuple[Any, Any]:

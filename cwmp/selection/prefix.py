@@ -19,7 +19,7 @@ from cwmp.selection.limits import Limits
 
 FEW = 256
 """Coordinates that are sorted."""
-BINS = 4096
+BINS = 1024
 
 BEYOND = 0x7FF0000000000001
 """A key above that of every score, infinity included."""
@@ -61,18 +61,14 @@ def key_range(scores: Reals, lower: int, upper: int) -> tuple[int, int, int]:
 @compiled
 def fill_bins(
     scores: Reals, weights: Reals, lowest: int, highest: int, shift: int, sums: Reals, numbers: Indices
-) -> float:
-    """Add weights and numbers to bins of 2^shift keys each; the weight beyond the highest key."""
-    beyond = 0.0
+) -> None:
+    """Add weights and numbers of keys in [lowest, highest] to bins of 2^shift keys each."""
     for index in range(scores.size):
         key = as_bits(scores[index])
-        if key > highest:
-            beyond += weights[index]
-        elif key >= lowest:
+        if lowest <= key <= highest:
             place = (key - lowest) >> shift
             sums[place] += weights[index]
             numbers[place] += 1
-    return beyond
 
 
 def bin_shift(lowest: int, highest: int) -> int:
@@ -191,11 +187,16 @@ def _between(scores: Reals, lower: int, upper: int, number: int) -> Indices:
 
 
 def _longest(costs: Reals, units: int, count: int, limits: Limits) -> int:
-    low, high = 0, costs.size
-    while low < high:
-        middle = (low + high + 1) // 2
-        if limits.allow(units + sum_units(costs[:middle]), count + middle):
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    """How many of them are affordable in this order; sums of floats propose, exact sums decide."""
+
+    def allowed(length: int) -> bool:
+        return limits.allow(units + sum_units(costs[:length]), count + length)
+
+    room_j = np.inf if limits.units is None else limits.budget_j - from_units(units)
+    length = int(np.searchsorted(costs.cumsum(), room_j, side="right"))
+    length = int(max(min(length, limits.most_coordinates - count), 0))
+    while length < costs.size and allowed(length + 1):
+        length += 1
+    while length > 0 and not allowed(length):
+        length -= 1
+    return length

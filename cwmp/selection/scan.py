@@ -16,10 +16,9 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from cwmp.selection.exact import bins_to_units, new_bins
-from cwmp.selection.kernels import CHUNK, scan_piece
+from cwmp.selection.kernels import Lists, Scratch, Source, scan_piece
 from cwmp.selection.update import Part
 
 PIECE = 1 << 21
@@ -33,21 +32,23 @@ LEAST_ROOM = 1 << 16
 T = TypeVar("T")
 
 
-class Lists:
+class Room:
     """Arrays in which a thread lists what lies inside a bracket; lists are views of them.
 
     Fresh memory costs more than what is done with it here, so a few are kept from one selection to the next.
     """
 
     def __init__(self) -> None:
-        self.found = np.empty(ROOM, dtype=np.int64)
-        self.scores = np.empty(ROOM)
-        self.magnitudes = np.empty(ROOM)
-        self.wide = np.empty(CHUNK, dtype=np.int32)
+        self.lists = Lists(np.empty(ROOM, dtype=np.int64), np.empty(ROOM), np.empty(ROOM))
+        self.scratch = Scratch.new()
         self.used = 0
 
+    def rest(self, most: int) -> Lists:
+        """At most so much of what is free."""
+        return self.lists.between(self.used, self.used + most)
 
-_SPARE: deque[Lists] = deque(maxlen=4)
+
+_SPARE: deque[Room] = deque(maxlen=4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +71,7 @@ class PieceScan:
         wrong: coordinates that are not finite or cannot be squared.
         squared: Σ g² over all that are finite.
         kept_squared: Σ g² over the kept ones.
-        found: the coordinates inside, shape (inside,); empty if there was no room for them.
-        scores: their scores.
-        magnitudes: their |g|.
+        lists: the coordinates inside, in their order; fewer if there was no room for all.
     """
 
     kept: int
@@ -81,9 +80,7 @@ class PieceScan:
     wrong: int
     squared: float
     kept_squared: float
-    found: NDArray[np.int64]
-    scores: NDArray[np.float64]
-    magnitudes: NDArray[np.float64]
+    lists: Lists
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +107,7 @@ class Pass:
     @property
     def listed(self) -> bool:
         """Whether there was room to list every coordinate inside."""
-        return all(scan.inside == scan.found.size for scan in self.scans)
+        return all(scan.inside == scan.lists.found.size for scan in self.scans)
 
 
 class Scanner:
@@ -137,8 +134,11 @@ class Scanner:
             for number, part in enumerate(parts)
             for begin in range(0, part.numel, PIECE)
         )
+        self.sources = tuple(
+            Source(part.bits, part.prices, part.row, part.offset, part.largest, kind, seed) for part in parts
+        )
         self._own = local()
-        self._lists: list[Lists] = []
+        self._rooms: list[Room] = []
 
     @property
     def numel(self) -> int:
@@ -159,39 +159,30 @@ class Scanner:
             nonlocal used
             result = self.scan_piece(piece, least, most, room=ROOM if used <= room else 0)
             with lock:
-                used += result.found.size
+                used += result.lists.found.size
             return result
 
         return Pass(scans=tuple(self._in_threads(scanned, self.pieces)))
 
     def scan_piece(self, piece: Piece, least: float, most: float, *, room: int) -> PieceScan:
         """The same for one piece, of which ``ROOM`` coordinates are listed at most."""
-        part, lists = self.parts[piece.part], self._lists_of_thread(room)
+        part, own = self.parts[piece.part], self.room_of_thread(room)
         bins = new_bins() if part.prices.size > 1 else _NO_BINS
-        free = slice(lists.used, lists.used + room)
-        found, scores, magnitudes = lists.found[free], lists.scores[free], lists.magnitudes[free]
+        lists = own.rest(room)
         kept, inside, wrong, squared, kept_squared = scan_piece(
-            part.bits,
+            self.sources[piece.part],
             piece.begin,
             piece.stop,
-            self.kind,
-            part.prices,
-            part.row,
-            self.seed,
-            part.offset,
             least,
             most,
-            part.largest,
             self.words[piece.part],
             bins,
-            found,
-            scores,
-            magnitudes,
-            lists.wide,
+            lists,
+            own.scratch,
         )
+        listed = min(inside, lists.found.size)
+        own.used += listed
         price_units = part.price_units
-        listed = min(inside, found.size)
-        lists.used += listed
         return PieceScan(
             kept=kept,
             kept_units=bins_to_units(bins) if price_units is None else kept * price_units,
@@ -199,18 +190,28 @@ class Scanner:
             wrong=wrong,
             squared=squared,
             kept_squared=kept_squared,
-            found=found[:listed],
-            scores=scores[:listed],
-            magnitudes=magnitudes[:listed],
+            lists=lists.between(0, listed),
         )
 
     def release(self) -> None:
-        """Leave the arrays to later selections; the lists of all passes end here."""
-        for lists in self._lists:
-            lists.used = 0
-            _SPARE.append(lists)
-        self._lists.clear()
+        """Leave the rooms to later selections; the lists of all passes end here."""
+        for room in self._rooms:
+            room.used = 0
+            _SPARE.append(room)
+        self._rooms.clear()
         self._own = local()
+
+    def room_of_thread(self, least: int) -> Room:
+        """That of the calling thread; a full one is left to the lists in it."""
+        own = self._own
+        if not hasattr(own, "room") or ROOM - own.room.used < min(least, LEAST_ROOM):
+            try:
+                own.room = _SPARE.pop()
+            except IndexError:
+                own.room = Room()
+            self._rooms.append(own.room)
+        room: Room = own.room
+        return room
 
     def _in_threads(self, work: Callable[[Piece], T], pieces: Sequence[Piece]) -> Iterator[T]:
         threads = min(self.threads, len(pieces))
@@ -219,18 +220,6 @@ class Scanner:
             return
         with ThreadPoolExecutor(threads) as pool:
             yield from pool.map(work, pieces)
-
-    def _lists_of_thread(self, room: int) -> Lists:
-        """Those of the calling thread; full ones are left to the lists in them."""
-        own = self._own
-        if not hasattr(own, "lists") or ROOM - own.lists.used < min(room, LEAST_ROOM):
-            try:
-                own.lists = _SPARE.pop()
-            except IndexError:
-                own.lists = Lists()
-            self._lists.append(own.lists)
-        lists: Lists = own.lists
-        return lists
 
 
 _NO_BINS = new_bins()

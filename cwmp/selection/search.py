@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cwmp.selection.bracket import Bracket, bracket, sample
+from cwmp.selection.lanes import WORD
 from cwmp.selection.limits import Limits
 from cwmp.selection.listed import Kept, Listed, keep_affordable
 from cwmp.selection.scan import ROOM, Pass, Piece, PieceScan, Scanner
@@ -31,6 +32,11 @@ ROOM_PER_COORDINATE = 1 / 50
 LAST_ROUND = 1.005
 SAMPLES = 4
 """Proposals from samples before halving begins."""
+FIRST_SAMPLE, FIRST_RUN = 1 << 12, WORD
+"""Coordinates to read, and neighbours in a run."""
+SECOND_SAMPLE, SECOND_RUN = 1 << 20, 8 * WORD
+SECOND_SHARE = 16
+"""The second sample reads one of so many coordinates; where that is few, the first must do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,9 +108,17 @@ def find_prefix(
 
 
 def _proposed(scanner: Scanner, limits: Limits, known: Bracket, samples: int, draw: int) -> Bracket:
-    size = min(max(1 << 14, scanner.numel // 256), 1 << 17) << samples
-    lines = sample(scanner.parts, kind=scanner.kind, seed=scanner.seed, draw=draw, size=size)
-    return bracket(lines, limits, known, 3.0 + 2.0 * samples)
+    """From a small sample a wide bracket, from a larger one with that bracket a narrow one."""
+    deviations = 3.0 + 2.0 * samples
+    first = sample(scanner, known, length=FIRST_RUN, size=FIRST_SAMPLE << samples, draw=draw)
+    if first is None:
+        return known
+    wide = bracket(first, limits, known, deviations)
+    size = min(scanner.numel // SECOND_SHARE, SECOND_SAMPLE) << samples
+    if size < 4 * FIRST_SAMPLE:
+        return wide
+    second = sample(scanner, wide, length=SECOND_RUN, size=size, draw=draw)
+    return wide if second is None else bracket(second, limits, wide, deviations)
 
 
 def _inside(tried: Bracket, known: Bracket) -> Bracket:
@@ -153,13 +167,7 @@ def _small_pieces(piece: Piece) -> Iterator[Piece]:
 
 
 def _listed(scanner: Scanner, piece: Piece, scan: PieceScan) -> Listed:
-    return Listed(
-        part=scanner.parts[piece.part],
-        words=scanner.words[piece.part],
-        found=scan.found,
-        scores=scan.scores,
-        magnitudes=scan.magnitudes,
-    )
+    return Listed(part=scanner.parts[piece.part], words=scanner.words[piece.part], lists=scan.lists)
 
 
 def _found(scanner: Scanner, result: Pass, lists: Kept, passes: int) -> Found:
