@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from statistics import mean, stdev
 
 from cost_models.engineering import quantity, quantity_with_uncertainty
+from cwmp.report.class_mix import class_mix
 from cwmp.report.contents import TrainedRun
 from cwmp.report.markup import Html, bullets, element, figure, join, paragraph, percent, properties, table
 from cwmp.report.plots import (
@@ -31,6 +32,7 @@ def training_section(runs: Sequence[TrainedRun]) -> Html:
     return join(
         (
             properties("Settings.", prices, _settings_rows(runs)),
+            *class_mix(runs, prices),
             *_fixed_in_words(runs),
             figure(
                 svg_data_uri(lambda: plot_accuracy_against_joules(curves, prices)),

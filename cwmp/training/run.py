@@ -117,7 +117,8 @@ def train(
 def run_identity(federation: Federation, cost_model: CostModel, device: Device | None) -> RunIdentity:
     """What a run is before its first round."""
     document = cost_model.document
-    partition = federation.partition
+    partition, data = federation.partition, federation.data
+    class_counts = partition.class_counts(data.train_y.numpy(), data.classes)
     return RunIdentity(
         config=federation.config,
         cost_model_sha256=hashlib.sha256(document.model_dump_json(by_alias=True).encode()).hexdigest(),
@@ -126,10 +127,13 @@ def run_identity(federation: Federation, cost_model: CostModel, device: Device |
         measuring_device=None if device is None else device.name,
         partition=PartitionReport(
             scheme=partition.scheme,
+            balancing=partition.balancing,
             alpha=partition.alpha,
+            shards_per_client=partition.shards_per_client,
             min_samples=partition.min_samples,
             seed=partition.seed,
             sizes=partition.sizes,
+            class_counts=tuple(map(tuple, class_counts.tolist())),
             sha256=partition.sha256,
         ),
         coordinates=federation.costs.coordinates,

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegative
 from calibration_data import Provenance
 from cwmp.budget import PHASES, Phase
 from cwmp.config import RuleName, TrainingConfig
+from cwmp.training.partition import Balancing
 
 RUN_SCHEMA: Final = "calijoule/run"
 RUN_SCHEMA_VERSION: Final = 1
@@ -173,13 +174,28 @@ class RoundReport(_Frozen):
 
 
 class PartitionReport(_Frozen):
-    """How the training samples were shared out; "Dirichlet(0.3)" alone would be no specification."""
+    """How the training samples were shared out; "Dirichlet(0.3)" alone would be no specification.
+
+    Attributes:
+        scheme: name of the convention.
+        balancing: what keeps the clients' sizes together; files from before it was kept are of Dirichlet's.
+        alpha: Dirichlet concentration; None for shards.
+        shards_per_client: None for Dirichlet.
+        min_samples: least number of samples of a client.
+        seed: of the draw.
+        sizes: samples of each client.
+        class_counts: of each client, samples of each class; empty in files from before they were kept.
+        sha256: digest of the index lists.
+    """
 
     scheme: str
-    alpha: float
+    balancing: Balancing = "no-class-for-full-clients"
+    alpha: float | None
+    shards_per_client: int | None = None
     min_samples: int
     seed: int
     sizes: tuple[int, ...]
+    class_counts: tuple[tuple[NonNegativeInt, ...], ...] = ()
     sha256: str
 
 

@@ -62,7 +62,7 @@ def test_one_client_that_sends_everything_is_plain_sgd() -> None:
     state, _ = rounds(federation, 2)
 
     data = load_dataset("synthetic", settings.seed)
-    network = build_network("mlp", features=16, classes=4, seed=derived_seed(settings.seed, "network"))
+    network = build_network("mlp", sample_shape=(16,), classes=4, seed=derived_seed(settings.seed, "network"))
     optimizer = torch.optim.SGD(network.parameters(), lr=settings.learning_rate)
     for number in (1, 2):
         torch.manual_seed(derived_seed(settings.seed, "local", round_index=number, client=0))
