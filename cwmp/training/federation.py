@@ -79,6 +79,7 @@ def build_federation(config: TrainingConfig, model: CostModel, device: Device | 
         budget_j=config.budget_j,
         budget_fraction=config.budget_fraction,
         confidence=config.confidence,
+        at_least=config.at_least,
     )
     training = TrainingWork(
         network,
