@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from cwmp.selection.compiled import compiled
 from cwmp.selection.exact import Bins, new_bins
-from cwmp.selection.kernels import Lists, Scratch, Source, Words, random_score, scan_piece
+from cwmp.selection.kernels import Lists, Scratch, Source, Words, price_at, random_score, scan_piece
 from cwmp.selection.lanes import WORD, as_bits, lowest_bit, prefetch
 from cwmp.selection.limits import Limits
 from cwmp.selection.prefix import bin_shift, fill_bins, key_of, key_range, score_at
@@ -99,7 +99,6 @@ def _read_runs(
     In ``lists``, numbers of runs take the place of coordinates, and weighted costs that of magnitudes.
     """
     bits, prices, row, offset = source[:4]
-    several = prices.size > 1
     run_of, scores, joules = lists
     listed = 0
     for run in range(runs):
@@ -113,10 +112,10 @@ def _read_runs(
         if listed + inside > scores.size:
             return listed + inside
         for place in range(listed, listed + inside):
-            joules[place] = weight * np.float64(prices[run_of[place] // row if several else 0])
+            joules[place] = weight * price_at(prices, row, run_of[place])
             run_of[place] = first + run
         cost = number * float(prices[0])
-        if several and number:
+        if prices.size > 1 and number:
             cost = _cost_of(words[start // WORD : (stop + WORD - 1) // WORD], prices, start, row)
         joules_above[first + run], numbers_above[first + run] = weight * cost, weight * number
         listed += inside
@@ -129,7 +128,7 @@ def _cost_of(words: Words, prices: Any, start: int, row: int) -> float:
     for place in range(words.size):
         word = words[place]
         while word:
-            cost += np.float64(prices[(start + place * WORD + lowest_bit(word)) // row])
+            cost += price_at(prices, row, start + place * WORD + lowest_bit(word))
             word &= word - np.uint64(1)
     return cost
 

@@ -110,6 +110,14 @@ def random_score(seed: int, index: int) -> Any:
 
 
 @compiled
+def price_at(prices: Any, row: int, coordinate: int) -> Any:
+    """Joules of a coordinate, in float64."""
+    if prices.size == 1:
+        return np.float64(prices[0])
+    return np.float64(prices[coordinate if row == 1 else coordinate // row])
+
+
+@compiled
 def score_of(kind: int, magnitude: float, price: float, seed: int, index: int) -> Any:
     """What a coordinate is ranked by, in float64."""
     if kind == SQUARE_PER_JOULE:
@@ -286,9 +294,8 @@ def _list_open(
     """
     _, prices, row, offset, _, kind, seed = source
     found, scores, magnitudes = lists
-    by_row = prices.size > 1
-    same = not by_row or (row > 1 and kind != RANDOM)
-    price = np.float64(prices[start // row if by_row else 0])
+    same = prices.size == 1 or (row > 1 and kind != RANDOM)
+    price = price_at(prices, row, start)
     count, squares = 0, 0.0
     for index in range(number):
         block = places[index]
@@ -299,7 +306,7 @@ def _list_open(
             local = block * WORD + bit
             magnitude = np.float64(as_real(without_sign(run[local])))
             if not same:
-                price = np.float64(prices[(start + local) // row])
+                price = price_at(prices, row, start + local)
             score = score_of(kind, magnitude, price, seed, offset + start + local)
             if score > most:
                 kept[place + block] |= np.uint64(1) << np.uint64(bit)
@@ -443,6 +450,5 @@ def _add_costs_of(kept: Words, prices: Any, start: int, row: int, bins: Bins) ->
     for block in range(kept.size):
         word = kept[block]
         while word:
-            index = start + block * WORD + lowest_bit(word)
-            add_cost(bins, np.float64(prices[index if row == 1 else index // row]), 1)
+            add_cost(bins, price_at(prices, row, start + block * WORD + lowest_bit(word)), 1)
             word &= word - np.uint64(1)
