@@ -31,13 +31,13 @@ from cwmp.command_line import (
     print_line,
     settings_given,
 )
+from cwmp.config import RuleName
 from profiler.cli import settings_of
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 BoundaryName = Literal["update", "update+uplink"]
 OptimizerName = Literal["sgd", "momentum", "adam", "adamw"]
-RuleName = Literal["cwmp", "cwmp-l1", "topk", "randomk", "dense"]
 
 NetworkOption = Annotated[
     str,

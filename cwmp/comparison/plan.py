@@ -23,7 +23,8 @@ EQUAL_PRICES = ":equal-prices"
 VARIANT_ENDS = "--"
 """In the name of a run, between its variant and the rest."""
 
-RULE_NAMES: tuple[RuleName, ...] = get_args(RuleName)
+RULE_NAMES: tuple[RuleName, ...] = tuple(rule for rule in get_args(RuleName) if rule != "threshold")
+"""Without the rule that keeps a magnitude, whatever the budget: at matched joules it cannot take part."""
 
 AXES = ("selector", "equal_prices", "budget_j", "budget_fraction", "seed")
 """Settings that contenders, budgets and seeds replace."""
@@ -105,7 +106,7 @@ def contender(name: str) -> Contender:
         if known == rule:
             return Contender(rule=known, equal_prices=name != rule)
     raise UsageError(
-        f"There is no rule {name!r}.",
+        f"There is no rule {name!r} to compare.",
         next_step=f"Rules are {', '.join(RULE_NAMES)}; one that sees equal prices: cwmp{EQUAL_PRICES}.",
     )
 

@@ -274,9 +274,10 @@ def test_a_senseless_comparison_is_refused(changes: dict[str, Any], problem: str
         plans(**changes)
 
 
-def test_an_unknown_rule_is_refused() -> None:
-    with pytest.raises(UsageError, match="There is no rule 'best'"):
-        contender("best")
+@pytest.mark.parametrize("name", ["best", "threshold", "cwmp:dear", ""])
+def test_a_rule_that_cannot_take_part_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=f"There is no rule '{name}' to compare"):
+        contender(name)
 
 
 # the file of a study
