@@ -61,7 +61,7 @@ def compare(
     cost_model: ModelsOption = None,
     config: ConfigOption = None,
     rules: Annotated[
-        str | None, typer.Option(help=f"Rules, by commas [{RULES}]; cwmp:equal-prices is the ablation.")
+        str | None, typer.Option(help=f"Rules, by commas (else {RULES}); cwmp:equal-prices is the ablation.")
     ] = None,
     budgets_j: Annotated[str | None, typer.Option(help="Joules of one client and round, by commas.")] = None,
     budget_fractions: Annotated[
