@@ -31,8 +31,7 @@ def training_section(runs: Sequence[TrainedRun]) -> Html:
     averaged = f" Lines: mean of {seeds} seeds; bands: from the worst to the best." if seeds > 1 else ""
     return join(
         (
-            properties("Settings.", prices, _settings_rows(runs)),
-            *class_mix(runs, prices),
+            settings_of_runs(runs),
             *_fixed_in_words(runs),
             figure(
                 svg_data_uri(lambda: plot_accuracy_against_joules(curves, prices)),
@@ -53,6 +52,12 @@ def training_section(runs: Sequence[TrainedRun]) -> Html:
             *_notes(runs),
         )
     )
+
+
+def settings_of_runs(runs: Sequence[TrainedRun]) -> Html:
+    """What was run, and who held which samples."""
+    prices = provenance_of_prices(runs)
+    return join((properties("Settings.", prices, _settings_rows(runs)), *class_mix(runs, prices)))
 
 
 def provenance_of_prices(runs: Sequence[TrainedRun]) -> str:
