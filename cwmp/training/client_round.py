@@ -16,7 +16,7 @@ from cwmp.budget import Phase
 from cwmp.error_feedback import ErrorFeedback
 from cwmp.seeding import derived_seed
 from cwmp.selection import Rule, select
-from cwmp.selection.budgeted import Choice, select_within
+from cwmp.selection.budgeted import Choice, select_again, select_within
 from cwmp.training.federation import Federation, local_settings
 from cwmp.training.local_training import LocalUpdate, local_update, single_thread
 from cwmp.training.phase_meter import Seen, SeeWork, Works
@@ -78,7 +78,7 @@ def _client_round(
         wanted, federation.budget, rule=config.selector, seed=seed, equal_prices=config.equal_prices
     )
     masks = choice.selection.masks
-    see["select"] = meter.replay(lambda: _select_again(choice, wanted, seed))
+    see["select"] = meter.replay(lambda: select_again(wanted, choice, seed=seed))
     message, see["pack"] = meter.run(lambda: pack(wanted, masks))
     see["aggregate"] = meter.replay(_adding(message, torch.float64))
     see["apply"] = meter.replay(_adding(message, torch.float32))
@@ -120,13 +120,6 @@ def train_client(federation: Federation, weights: Weights, round_index: int, cli
     )
 
 
-def _select_again(choice: Choice, wanted: Weights, seed: int) -> None:
-    """The one scan that is priced: the selection at its final prices."""
-    rule = choice.selection.rule
-    generator = torch.Generator().manual_seed(seed) if rule == "randomk" else None
-    select(wanted, choice.prices_j, choice.selection.budget_j, rule=rule, generator=generator)
-
-
 def _adding(message: SparseUpdate, dtype: torch.dtype) -> Callable[[], None]:
     """Add a message to a vector of its own, as the server and then the client would."""
     vector = torch.zeros(message.coordinates, dtype=dtype)
@@ -158,7 +151,7 @@ def _client_report(
         marginal_j=choice.cost.marginal_j.value,
         predicted_j=predicted_j,
         upper_j=choice.upper_j,
-        priced_j=selection.spent_j,
+        priced_j=choice.priced_j,
         kept=selection.kept,
         density=dict(selection.density_by_tensor),
         selections=choice.selections,
@@ -176,4 +169,4 @@ def _retained_by(rule: Rule, choice: Choice, wanted: Weights) -> float:
     selection = choice.selection
     if selection.rule in (rule, "dense"):
         return selection.retained_squared_norm
-    return select(wanted, choice.prices_j, selection.spent_j, rule=rule).retained_squared_norm
+    return select(wanted, choice.prices_j, choice.priced_j, rule=rule).retained_squared_norm
