@@ -47,21 +47,13 @@ def planned(costs: CostVector, fraction: float, confidence: float = 0.95) -> Rou
 
 
 @pytest.mark.parametrize("rule", ["cwmp", "cwmp-l1"])
-def test_at_equal_prices_every_rule_is_topk(rule: RuleName) -> None:
-    """What the rule itself chooses at one price is what Top-K does, and so it is with real joules."""
+def test_a_rule_that_sees_one_price_ranks_as_topk(rule: RuleName) -> None:
+    """Why ``topk`` may stand for every rule at equal prices."""
     for seed in range(5):
         drawn = update(seed, zero_share=0.1)
         one = dict.fromkeys(drawn, 1e-9)
         ours, theirs = (select(drawn, one, 5e-7, rule=name) for name in (rule, "topk"))
         assert all(torch.equal(ours.masks[name], theirs.masks[name]) for name in drawn)
-
-        budget = planned(COSTS, 0.1)
-        equal = select_within(drawn, budget, rule=rule, seed=0, equal_prices=True)
-        topk = select_within(drawn, budget, rule="topk", seed=0)
-        real = select_within(drawn, budget, rule=rule, seed=0)
-        assert all(torch.equal(equal.selection.masks[n], topk.selection.masks[n]) for n in drawn)
-        assert any(not torch.equal(equal.selection.masks[n], real.selection.masks[n]) for n in drawn)
-        assert equal.upper_j == topk.upper_j
 
 
 # the ledger
