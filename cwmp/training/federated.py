@@ -36,7 +36,7 @@ from cwmp.training.engine import Engine, LocalEngine
 from cwmp.training.federation import Federation
 from cwmp.training.local_training import DivergedError, evaluate, single_thread, weights_of
 from cwmp.training.run_record import DroppedClient, RoundReport, summed_energy
-from cwmp.training.sparse_update import average, flatten, unflatten
+from cwmp.training.sparse_update import average, decode, flatten, unflatten
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +142,7 @@ def server_step(weights: Weights, results: Sequence[ClientResult]) -> dict[str, 
     """The weights after the weighted mean of all messages is taken off them; in float64, in one order."""
     flat = flatten(weights)
     mean = average(
-        [result.message for result in results],
+        (decode(result.message, weights) for result in results),
         [result.report.samples for result in results],
         flat.numel(),
     )

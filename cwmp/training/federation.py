@@ -71,7 +71,14 @@ def build_federation(config: TrainingConfig, model: CostModel, device: Device | 
         classes=data.classes,
         seed=derived_seed(config.seed, "network"),
     )
-    costs = cost_vector(network, model, boundary=config.boundary, density=1.0, link=config.link)
+    costs = cost_vector(
+        network,
+        model,
+        boundary=config.boundary,
+        density=1.0,
+        link=config.link,
+        index_coding="golomb",  # as sparse_update codes them
+    )
     budget = plan_budget(
         costs,
         rule=config.selector,
