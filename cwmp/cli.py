@@ -38,6 +38,10 @@ AssumeOption = Annotated[
     list[str] | None,
     typer.Option(help="NAME=VALUE in J per unit or W, for a cost that the model refused."),
 ]
+NetworkOption = Annotated[
+    str,
+    typer.Option(help="mlp, cnn, lenet, fedavg-cnn, resnet18, resnet18-bn, or module:factory of your own."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 ConfigOption = Annotated[Path | None, typer.Option(help="TOML file with the settings of the run.")]
 SettingsOption = Annotated[
@@ -54,7 +58,7 @@ DeviceOption = Annotated[
 @app.command()
 def export(
     model: ModelFile,
-    network: Annotated[str, typer.Option(help="mlp, cnn, or module:factory of your own.")],
+    network: NetworkOption,
     out: Annotated[Path, typer.Option(help="File for the costs, JSON.")],
     boundary: Annotated[BoundaryName, typer.Option(help="What is inside the joules.")] = "update",
     link: Annotated[
@@ -111,9 +115,10 @@ def export(
 def predict(
     context: typer.Context,
     model: ModelFile,
-    network: Annotated[str, typer.Option(help="mlp, cnn, or module:factory of your own.")],
+    network: NetworkOption,
     input_shape: Annotated[
-        str | None, typer.Option(help="Of one sample, by commas, as in 3,224,224 [mlp, cnn: 64].")
+        str | None,
+        typer.Option(help="Of one sample, by commas, as in 3,224,224 [what a named network takes]."),
     ] = None,
     vocabulary: Annotated[
         int | None, typer.Option(min=1, help="Samples are tokens: integers below this.")
@@ -160,7 +165,7 @@ def train(
     cost_model: ModelOption,
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
     config: ConfigOption = None,
-    dataset: Annotated[str | None, typer.Option(help="digits or synthetic.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="digits, cifar10 or synthetic.")] = None,
     selector: Annotated[RuleName | None, typer.Option(help="Rule that chooses what is sent.")] = None,
     budget_j: Annotated[float | None, typer.Option(help="Joules of one client and round.")] = None,
     budget_fraction: Annotated[
@@ -209,9 +214,7 @@ def train(
             device=measured_by,
             resume=resume,
             on_start=lambda var_ln_c, gain: _line(console, verdict(var_ln_c, [gain])),
-            on_round=lambda done: advance(
-                done.round, training.rounds, f"round {done.round}: {done.test_accuracy:.1%} right"
-            ),
+            on_round=lambda done: advance(done.round, training.rounds, done.progress),
         )
     if as_json:
         typer.echo(result.model_dump_json(by_alias=True, indent=1))

@@ -30,7 +30,8 @@ def diff(
     first: Annotated[Path, typer.Argument(help="Cost model file, or published:NAME.")],
     second: Annotated[Path, typer.Argument(help="The one to compare it with.")],
     network: Annotated[
-        str | None, typer.Option(help="Also compare its prices: mlp, cnn, or module:factory of your own.")
+        str | None,
+        typer.Option(help="Also compare its prices: a network's name, or module:factory of your own."),
     ] = None,
     density: Annotated[float, typer.Option(help="Expected kept fraction, for the prices.")] = 0.05,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the comparison here.")] = None,

@@ -152,7 +152,7 @@ def _spend(model: CostModel, device: Device, out: Path, screen: Screen) -> tuple
             on_round=lambda run, done: advance(
                 (len(started) - 1) * ROUNDS + done.round,
                 total * ROUNDS,
-                f"{run.name}: {done.test_accuracy:.1%} right",
+                f"{run.name}, {done.progress}",
             ),
         )
     return comparison.verdict

@@ -8,15 +8,12 @@ import torch
 
 from calibration_data import UsageError
 from cost_models import CostModel
-from cwmp.networks import load_network
+from cwmp.networks import load_network, sample_shape_of
 from cwmp.prediction.energy import Prediction, predict
 from cwmp.prediction.training_step import OptimizerName, TrainingStep
 from cwmp.pricing import device_of
 from cwmp.training.phase_meter import Seen, phase_meter
 from profiler.device import Device
-
-SHIPPED_INPUT_SHAPE = (64,)
-"""One sample of the networks that come with the package."""
 
 SHORTEST_WINDOW_S = {"measured": 1.0, "simulated": 60.0}
 """Of the device's own account: operators draw unequal power, so a window must see them all many times."""
@@ -27,8 +24,8 @@ class StepSettings:
     """Which step.
 
     Attributes:
-        network: ``mlp``, ``cnn``, or ``module:factory``.
-        input_shape: of one sample; None for the networks that come with the package.
+        network: a name in ``cwmp.networks``, or ``module:factory``.
+        input_shape: of one sample; None for what a network of the package takes by default.
         batch_size: samples of a step.
         optimizer: None for the forward pass alone.
         vocabulary: samples are integers below this; None for real numbers.
@@ -71,7 +68,7 @@ def predict_network(settings: StepSettings, model: CostModel, device: Device | N
         UsageError: there is no such network, or it does not take such samples.
     """
     fingerprint = device_of(model)
-    network = load_network(settings.network)
+    network = load_network(settings.network, sample_shape=settings.input_shape)
     step = TrainingStep(
         network,
         input_shape=_input_shape(settings),
@@ -93,8 +90,9 @@ def predict_network(settings: StepSettings, model: CostModel, device: Device | N
 def _input_shape(settings: StepSettings) -> tuple[int, ...]:
     if settings.input_shape is not None:
         return settings.input_shape
-    if ":" not in settings.network:
-        return SHIPPED_INPUT_SHAPE
+    shape = sample_shape_of(settings.network)
+    if shape is not None:
+        return shape
     raise UsageError(
         f"It is not known what {settings.network} takes.",
         next_step="Say what one sample looks like: --input-shape 3,224,224, or for tokens"

@@ -73,7 +73,7 @@ class Curve:
         rule: name of the rule.
         budget: of one client and round in words; empty where the rule knows none.
         boundary_j: cumulative predicted joules inside the budget's boundary, shape (n_seeds, n_rounds).
-        accuracy: test accuracy in [0, 1], the same shape.
+        accuracy: test accuracy in [0, 1], the same shape; NaN where a round was not tested.
         retained: kept share of the squared norm in each round, the same shape.
     """
 
@@ -87,6 +87,11 @@ class Curve:
     def label(self) -> str:
         """Rule and budget."""
         return f"{self.rule}, {self.budget}" if self.budget else self.rule
+
+    def tested(self) -> tuple[Array, Array]:
+        """Joules and accuracy of the rounds that were tested with every seed."""
+        tested = np.isfinite(self.accuracy).all(axis=0)
+        return self.boundary_j[:, tested], self.accuracy[:, tested]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,10 +169,11 @@ def plot_accuracy_against_joules(curves: Sequence[Curve], provenance: str) -> Fi
     factor, prefix = prefix_for(max(float(curve.boundary_j.max()) for curve in curves))
     for curve, style in zip(curves, _line_styles(curves), strict=True):
         colour = _colour(curve.rule)
-        joules, accuracy = curve.boundary_j.mean(axis=0) / factor, 100 * curve.accuracy.mean(axis=0)
+        joules_by_seed, by_seed = curve.tested()
+        joules, accuracy = joules_by_seed.mean(axis=0) / factor, 100 * by_seed.mean(axis=0)
         _draw(axes, curve, style, joules, accuracy)
-        if len(curve.accuracy) > 1:
-            low, high = (100 * limit for limit in (curve.accuracy.min(axis=0), curve.accuracy.max(axis=0)))
+        if len(by_seed) > 1:
+            low, high = (100 * limit for limit in (by_seed.min(axis=0), by_seed.max(axis=0)))
             axes.fill_between(joules, low, high, color=colour, alpha=0.1, linewidth=0)
     if _spans_decades(curves):
         axes.set_xscale("log")

@@ -13,7 +13,7 @@ from cwmp.budget import Phase
 from cwmp.report.contents import TrainedRun
 from cwmp.report.plots import Curve
 from cwmp.selection import RULES
-from cwmp.training.run_record import ClientReport, PhaseEnergy, summed_energy
+from cwmp.training.run_record import ClientReport, PhaseEnergy, accuracies_of, summed_energy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +58,18 @@ class RuleRuns:
         total = summed_energy(report.energy for run in self.runs for report in run.rounds)
         return {phase: _divided(joules, len(self.runs)) for phase, joules in total.items()}
 
+    @property
+    def last_accuracies(self) -> list[float]:
+        """What each seed's last test gave; nothing of a seed that has none yet."""
+        return [accuracies[-1] for run in self.runs if (accuracies := accuracies_of(run.rounds))]
+
     def curve(self) -> Curve:
         """What is drawn of them, as far as all seeds have come."""
         rounds = min(len(run.rounds) for run in self.runs)
 
         def rows(name: str) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-            return np.array([[getattr(report, name) for report in run.rounds[:rounds]] for run in self.runs])
+            values = [[getattr(report, name) for report in run.rounds[:rounds]] for run in self.runs]
+            return np.array(values, dtype=np.float64)
 
         return Curve(
             rule=self.rule,

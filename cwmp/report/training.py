@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from statistics import mean, stdev
 
 from cost_models.engineering import quantity, quantity_with_uncertainty
+from cwmp.report.class_mix import class_mix
 from cwmp.report.contents import TrainedRun
 from cwmp.report.markup import Html, bullets, element, figure, join, paragraph, percent, properties, table
 from cwmp.report.plots import (
@@ -31,6 +32,7 @@ def training_section(runs: Sequence[TrainedRun]) -> Html:
     return join(
         (
             properties("Settings.", prices, _settings_rows(runs)),
+            *class_mix(runs, prices),
             *_fixed_in_words(runs),
             figure(
                 svg_data_uri(lambda: plot_accuracy_against_joules(curves, prices)),
@@ -122,7 +124,7 @@ def _rules_table(groups: Sequence[RuleRuns], provenance: str) -> Html:
             _name(group),
             len(group.runs),
             " … ".join(str(count) for count in sorted({len(run.rounds) for run in group.runs})),
-            _spread([run.rounds[-1].test_accuracy for run in group.runs]),
+            _spread(group.last_accuracies),
             _spread([run.report.tail_accuracy for run in group.runs if run.report is not None]),
             quantity(mean(run.rounds[-1].cumulative_boundary_j for run in group.runs), "J"),
             _mean_joules([run.rounds[-1].cumulative_predicted_j for run in group.runs]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import nn
 
@@ -14,7 +15,7 @@ from cwmp.seeding import derived_seed
 from cwmp.selection.budgeted import RoundBudget, plan_budget
 from cwmp.training.datasets import Dataset, load_dataset
 from cwmp.training.local_training import LocalSettings
-from cwmp.training.partition import Partition, dirichlet_partition
+from cwmp.training.partition import Partition, configured_partition
 from cwmp.training.phase_meter import PhaseMeter, phase_meter
 from cwmp.training.training_work import TrainingWork
 from profiler.device import Device
@@ -57,17 +58,17 @@ def build_federation(config: TrainingConfig, model: CostModel, device: Device | 
         UsageError: a setting names something that does not exist or cannot be done.
         MissingCoefficientError: the cost model lacks a cost that the prices need.
     """
-    data = load_dataset(config.dataset, config.seed)
-    partition = dirichlet_partition(
-        data.train_y.numpy(),
-        clients=config.clients,
-        alpha=config.alpha,
-        min_samples=config.min_client_samples,
-        seed=derived_seed(config.seed, "partition"),
+    data = load_dataset(
+        config.dataset,
+        config.seed,
+        data_dir=None if config.data_dir is None else Path(config.data_dir),
+        train_samples=config.train_samples,
+        test_samples=config.test_samples,
     )
+    partition = configured_partition(config, data.train_y.numpy())
     network = build_network(
         config.network,
-        features=data.features,
+        sample_shape=data.sample_shape,
         classes=data.classes,
         seed=derived_seed(config.seed, "network"),
     )
@@ -88,7 +89,7 @@ def build_federation(config: TrainingConfig, model: CostModel, device: Device | 
     )
     training = TrainingWork(
         network,
-        features=data.features,
+        sample_shape=data.sample_shape,
         classes=data.classes,
         settings=local_settings(config),
         memory=costs.pricing.memory,

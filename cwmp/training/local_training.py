@@ -21,6 +21,9 @@ from torch.func import functional_call
 
 from calibration_data import CalijouleError, UsageError
 
+TEST_BATCH = 500
+"""Samples that are tested at once, which bounds the memory: ResNet-18 holds 0.26 MB for each and layer."""
+
 
 class DivergedError(CalijouleError):
     """Training produced numbers that are not finite."""
@@ -91,7 +94,7 @@ def local_update(
     Args:
         network: gives the computation; its own parameters are not used.
         weights: the global weights by name.
-        x: the client's samples, shape (n, n_features).
+        x: the client's samples, shape (n, *sample_shape).
         y: their classes, shape (n,).
         settings: epochs, batch size, learning rate, momentum.
         seed: of the order of the samples, and of dropout.
@@ -151,10 +154,12 @@ def sgd_step(
 
 
 def evaluate(network: nn.Module, weights: Mapping[str, Tensor], x: Tensor, y: Tensor) -> tuple[float, float]:
-    """Accuracy in [0, 1] and mean cross-entropy of some weights on some samples."""
+    """Accuracy in [0, 1] and mean cross-entropy of some weights on some samples, batch by batch in order."""
     network.eval()
+    right, loss = 0, 0.0
     with torch.no_grad():
-        output = functional_call(network, dict(weights), (x,))
-        loss = nn.functional.cross_entropy(output, y).item()
-        accuracy = (output.argmax(1) == y).double().mean().item()
-    return accuracy, loss
+        for batch_x, batch_y in zip(torch.split(x, TEST_BATCH), torch.split(y, TEST_BATCH), strict=True):
+            output = functional_call(network, dict(weights), (batch_x,))
+            loss += nn.functional.cross_entropy(output, batch_y).item() * (len(batch_y) / len(y))
+            right += int((output.argmax(1) == batch_y).sum())
+    return right / len(y), loss

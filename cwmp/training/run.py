@@ -14,6 +14,7 @@ import hashlib
 import platform
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,12 +33,14 @@ from cwmp.training.engine import Engine, LocalEngine
 from cwmp.training.federated import FederatedState, initial_state, run_round
 from cwmp.training.federation import Federation, build_federation
 from cwmp.training.probe import expected_gain
+from cwmp.training.residuals import ResidualFiles
 from cwmp.training.run_files import (
     CHECKPOINT,
     CONFIG,
     COST_MODEL,
     COSTS,
     MAX_FILE_BYTES,
+    RESIDUALS,
     ROUNDS,
     SUMMARY,
     TABLE,
@@ -54,6 +57,7 @@ from cwmp.training.run_record import (
     RoundReport,
     RunIdentity,
     RunReport,
+    accuracies_of,
     summed_energy,
 )
 from profiler.device import Device
@@ -116,7 +120,7 @@ def train(
     while state.finished_rounds < config.rounds:
         state, report = run_round(federation, state, clients_run_by)
         append_round(out / ROUNDS, report)
-        save_checkpoint(out / CHECKPOINT, _checkpoint(state))
+        _save(out, state)
         if on_round is not None:
             on_round(report)
     rounds = read_rounds(out / ROUNDS)
@@ -131,7 +135,8 @@ def run_identity(
 ) -> RunIdentity:
     """What a run is before its first round."""
     document = cost_model.document
-    partition = federation.partition
+    partition, data = federation.partition, federation.data
+    class_counts = partition.class_counts(data.train_y.numpy(), data.classes)
     return RunIdentity(
         config=federation.config,
         cost_model_sha256=hashlib.sha256(document.model_dump_json(by_alias=True).encode()).hexdigest(),
@@ -140,10 +145,13 @@ def run_identity(
         measuring_device=None if device is None else device.name,
         partition=PartitionReport(
             scheme=partition.scheme,
+            balancing=partition.balancing,
             alpha=partition.alpha,
+            shards_per_client=partition.shards_per_client,
             min_samples=partition.min_samples,
             seed=partition.seed,
             sizes=partition.sizes,
+            class_counts=tuple(map(tuple, class_counts.tolist())),
             sha256=partition.sha256,
         ),
         coordinates=federation.costs.coordinates,
@@ -159,8 +167,8 @@ def run_report(
     expected: Gain,
 ) -> RunReport:
     """The summary of a finished run."""
-    accuracies = [report.test_accuracy for report in rounds]
-    tail = accuracies[-max(1, round(TAIL_FRACTION * len(accuracies))) :]
+    accuracies = accuracies_of(rounds)
+    tail = accuracies_of(rounds[-max(1, round(TAIL_FRACTION * len(rounds))) :])
     clients = [client for report in rounds for client in report.clients]
     config, prices = federation.config, federation.budget.prices
     return RunReport(
@@ -268,20 +276,28 @@ def _check_same(path: Path, identity: RunIdentity) -> None:
 def _state_on_disk(out: Path, federation: Federation) -> FederatedState:
     start = initial_state(federation)
     if not (out / CHECKPOINT).exists():
-        return start
-    checkpoint = load_checkpoint(out / CHECKPOINT, start.weights)
+        return replace(start, residuals=ResidualFiles(out / RESIDUALS, {}, start.weights))
+    checkpoint = load_checkpoint(out / CHECKPOINT, start.weights, start.optimizer)
     return FederatedState(
         finished_rounds=checkpoint.finished_rounds,
         weights=checkpoint.weights,
-        residuals=checkpoint.residuals,
+        optimizer=checkpoint.optimizer,
+        residuals=ResidualFiles(out / RESIDUALS, checkpoint.residual_rounds, start.weights),
         ledger=EnergyLedger.from_state(checkpoint.ledger),
     )
 
 
-def _checkpoint(state: FederatedState) -> Checkpoint:
-    return Checkpoint(
+def _save(out: Path, state: FederatedState) -> None:
+    """Replace the checkpoint, then remove what the one before it needed."""
+    residuals = state.residuals
+    rounds = residuals.rounds if isinstance(residuals, ResidualFiles) else {}
+    checkpoint = Checkpoint(
         finished_rounds=state.finished_rounds,
         weights=state.weights,
-        residuals=state.residuals,
+        optimizer=state.optimizer,
+        residual_rounds=rounds,
         ledger=state.ledger.state(),
     )
+    save_checkpoint(out / CHECKPOINT, checkpoint)
+    if isinstance(residuals, ResidualFiles):
+        residuals.remove_others()

@@ -7,6 +7,7 @@ rounds.jsonl     one RoundReport a line, each durable before the next round begi
 rounds.csv       the same in one row per round, once the run has finished
 summary.json     RunReport, once the run has finished
 checkpoint.pt    state after the last whole round
+residuals/       what each client has not sent, with error feedback; the checkpoint names its files
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ ROUNDS = "rounds.jsonl"
 TABLE = "rounds.csv"
 SUMMARY = "summary.json"
 CHECKPOINT = "checkpoint.pt"
+RESIDUALS = "residuals"
 
 MAX_FILE_BYTES = 2_000_000_000
 

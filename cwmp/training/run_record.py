@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegative
 from calibration_data import Provenance
 from cwmp.budget import PHASES, Phase
 from cwmp.config import RuleName, TrainingConfig
+from cwmp.training.partition import Balancing
 
 RUN_SCHEMA: Final = "calijoule/run"
 RUN_SCHEMA_VERSION: Final = 1
@@ -121,8 +122,9 @@ class RoundReport(_Frozen):
         round: its number, from 1.
         clients: those that took part, in the order of their numbers.
         dropped: those whose update was not used.
-        test_accuracy: share of the test samples that the new global model gets right.
-        test_loss: its mean cross-entropy; None if it is not finite.
+        test_accuracy: share of the test samples that the new global model gets right; None where the round
+            was not tested.
+        test_loss: its mean cross-entropy; None if it is not finite, or was not tested.
         energy: joules by phase, summed over the clients.
         cumulative_predicted_j: all phases of all rounds so far; None if a phase has no prediction.
         cumulative_boundary_j: the part inside the boundary of the budget.
@@ -133,13 +135,20 @@ class RoundReport(_Frozen):
     round: int
     clients: tuple[ClientReport, ...]
     dropped: tuple[DroppedClient, ...] = ()
-    test_accuracy: Fraction
+    test_accuracy: Fraction | None
     test_loss: float | None
     energy: dict[Phase, PhaseEnergy]
     cumulative_predicted_j: float | None
     cumulative_boundary_j: float
     cumulative_measured_j: dict[Phase, float]
     seconds: NonNegativeFloat
+
+    @property
+    def progress(self) -> str:
+        """The round in a few words."""
+        if self.test_accuracy is None:
+            return f"round {self.round}"
+        return f"round {self.round}: {self.test_accuracy:.1%} right"
 
     @property
     def retained_fraction(self) -> float:
@@ -184,13 +193,28 @@ class RoundReport(_Frozen):
 
 
 class PartitionReport(_Frozen):
-    """How the training samples were shared out; "Dirichlet(0.3)" alone would be no specification."""
+    """How the training samples were shared out; "Dirichlet(0.3)" alone would be no specification.
+
+    Attributes:
+        scheme: name of the convention.
+        balancing: what keeps the clients' sizes together; files from before it was kept are of Dirichlet's.
+        alpha: Dirichlet concentration; None for shards.
+        shards_per_client: None for Dirichlet.
+        min_samples: least number of samples of a client.
+        seed: of the draw.
+        sizes: samples of each client.
+        class_counts: of each client, samples of each class; empty in files from before they were kept.
+        sha256: digest of the index lists.
+    """
 
     scheme: str
-    alpha: float
+    balancing: Balancing = "no-class-for-full-clients"
+    alpha: float | None
+    shards_per_client: int | None = None
     min_samples: int
     seed: int
     sizes: tuple[int, ...]
+    class_counts: tuple[tuple[NonNegativeInt, ...], ...] = ()
     sha256: str
 
 
@@ -225,8 +249,8 @@ class RunReport(_Frozen):
         identity: what was run.
         rounds: rounds that were run.
         final_accuracy: test accuracy after the last round.
-        best_accuracy: the highest of any round.
-        tail_accuracy: mean over the last fifth of the rounds: single rounds swing by some points.
+        best_accuracy: the highest of any test.
+        tail_accuracy: mean over the tests in the last fifth of the rounds: single ones swing by some points.
         final_loss: test loss after the last round.
         budget_j: joules of one client and round; None for ``dense``.
         budget_ignored: the rule spends what it likes.
@@ -278,6 +302,11 @@ class RunReport(_Frozen):
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, validate_by_name=True, validate_by_alias=True
     )
+
+
+def accuracies_of(rounds: Iterable[RoundReport]) -> list[float]:
+    """Test accuracies of the rounds that were tested, in their order."""
+    return [report.test_accuracy for report in rounds if report.test_accuracy is not None]
 
 
 def summed_energy(parts: Iterable[Mapping[Phase, PhaseEnergy]]) -> dict[Phase, PhaseEnergy]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,11 +134,38 @@ def add_to(accumulator: Tensor, message: SparseUpdate, weight: float) -> None:
         accumulator.index_add_(0, message.indices.long(), values)
 
 
-def average(messages: Iterable[SparseUpdate], samples: Sequence[int], coordinates: int) -> Tensor:
-    """Mean of the clients' updates weighted by their samples, summed in the order given, in float64.
+class MeanUpdate:
+    """Σ n_k·u_k / Σ n_k of the clients' updates u_k, weighted by their samples n_k: added up one by one.
 
     A coordinate that a client did not send counts as zero: the mean is over all clients of the round, not
-    over those that sent it (averaging over the senders would enlarge the server's step where few send).
+    over those that sent it (averaging over the senders would enlarge the server's step where few send). The
+    sum is float64 and depends on the order of the clients; no message is held.
+
+    Args:
+        coordinates: number of coordinates of the network.
+    """
+
+    def __init__(self, coordinates: int) -> None:
+        self._sum = torch.zeros(coordinates, dtype=torch.float64)
+        self._samples = 0
+
+    def add(self, message: SparseUpdate, samples: int) -> None:
+        """Add one client's update.
+
+        Raises:
+            UsageError: the message is not a valid update of that many coordinates.
+        """
+        add_to(self._sum, message, samples)
+        self._samples += samples
+
+    @property
+    def value(self) -> Tensor:
+        """The mean of what was added, float64, shape (coordinates,); zero of nothing."""
+        return self._sum / max(self._samples, 1)
+
+
+def average(messages: Sequence[SparseUpdate], samples: Sequence[int], coordinates: int) -> Tensor:
+    """Mean of the clients' updates as ``MeanUpdate`` makes it, in the order given.
 
     Args:
         messages: one per client.
@@ -148,10 +175,10 @@ def average(messages: Iterable[SparseUpdate], samples: Sequence[int], coordinate
     Returns:
         Σ n_k·u_k / Σ n_k, float64, shape (coordinates,).
     """
-    mean = torch.zeros(coordinates, dtype=torch.float64)
+    mean = MeanUpdate(coordinates)
     for message, count in zip(messages, samples, strict=True):
-        add_to(mean, message, count / sum(samples))
-    return mean
+        mean.add(message, count)
+    return mean.value
 
 
 def flatten(tensors: Mapping[str, Tensor]) -> Tensor:

@@ -17,7 +17,7 @@ from cwmp.training.local_training import LocalSettings, sgd_step, single_thread,
 def step_work(
     network: nn.Module,
     *,
-    features: int,
+    sample_shape: tuple[int, ...],
     classes: int,
     batch_size: int,
     settings: LocalSettings,
@@ -27,7 +27,7 @@ def step_work(
 
     Args:
         network: float32 network; neither it nor torch's random state is changed.
-        features: numbers in one sample.
+        sample_shape: of one sample.
         classes: number of classes.
         batch_size: samples of the step.
         settings: with or without momentum.
@@ -35,7 +35,7 @@ def step_work(
     """
     local = {name: value.requires_grad_() for name, value in weights_of(network).items()}
     velocity = [torch.zeros_like(value) for value in local.values()] if settings.momentum else []
-    x = torch.zeros(batch_size, features)
+    x = torch.zeros(batch_size, *sample_shape)
     y = torch.arange(batch_size) % classes
     batch = torch.arange(batch_size)
     training = network.training
@@ -56,13 +56,13 @@ class TrainingWork:
         self,
         network: nn.Module,
         *,
-        features: int,
+        sample_shape: tuple[int, ...],
         classes: int,
         settings: LocalSettings,
         memory: MemoryHierarchy,
     ) -> None:
         self._network = network
-        self._features = features
+        self._sample_shape = sample_shape
         self._classes = classes
         self._settings = settings
         self._memory = memory
@@ -73,7 +73,7 @@ class TrainingWork:
         if batch_size not in self._by_batch:
             self._by_batch[batch_size] = step_work(
                 self._network,
-                features=self._features,
+                sample_shape=self._sample_shape,
                 classes=self._classes,
                 batch_size=batch_size,
                 settings=self._settings,

@@ -24,7 +24,7 @@ def samples(count: int = 50) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_local_update_is_torchs_sgd(momentum: float) -> None:
-    network = build_network("mlp", features=16, classes=4, seed=1)
+    network = build_network("mlp", sample_shape=(16,), classes=4, seed=1)
     x, y = samples()
     settings = LocalSettings(epochs=3, batch_size=16, learning_rate=0.1, momentum=momentum)
     start = weights_of(network)
@@ -53,7 +53,7 @@ def test_every_epoch_visits_every_sample_once() -> None:
 
 
 def test_training_is_a_pure_function() -> None:
-    network = nn.Sequential(build_network("mlp", features=16, classes=4), nn.Dropout(0.2))
+    network = nn.Sequential(build_network("mlp", sample_shape=(16,), classes=4), nn.Dropout(0.2))
     weights = weights_of(network)
     before = {name: value.clone() for name, value in weights.items()}
     x, y = samples()
@@ -68,14 +68,14 @@ def test_training_is_a_pure_function() -> None:
 
 
 def test_a_client_without_samples_is_named() -> None:
-    network = build_network("mlp", features=16, classes=4)
+    network = build_network("mlp", sample_shape=(16,), classes=4)
     x, y = samples(0)
     with pytest.raises(UsageError, match="Client 3 has no samples"):
         local_update(network, weights_of(network), x, y, SETTINGS, seed=0, client=3)
 
 
 def test_a_diverged_update_is_named() -> None:
-    network = build_network("mlp", features=16, classes=4)
+    network = build_network("mlp", sample_shape=(16,), classes=4)
     x, y = samples()
     wild = LocalSettings(epochs=5, batch_size=16, learning_rate=1e20)
     with pytest.raises(DivergedError, match="update of client 7 is not finite"):
@@ -83,7 +83,7 @@ def test_a_diverged_update_is_named() -> None:
 
 
 def test_evaluation_against_counting() -> None:
-    network = build_network("mlp", features=16, classes=4)
+    network = build_network("mlp", sample_shape=(16,), classes=4)
     x, y = samples(40)
     accuracy, loss = evaluate(network, weights_of(network), x, y)
     logits = network(x).detach()

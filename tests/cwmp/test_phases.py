@@ -175,7 +175,7 @@ def phases_of(costs: CostVector, meter: PhaseMeter) -> tuple[dict[str, PhaseEner
     settings = LocalSettings(epochs=1, batch_size=32, learning_rate=0.1)
     training = step_work(
         build_network("mlp"),
-        features=64,
+        sample_shape=(64,),
         classes=10,
         batch_size=32,
         settings=settings,

@@ -88,6 +88,15 @@ def test_the_mean_over_seeds_is_drawn_in_the_unit_of_the_axis() -> None:
     assert "µJ (measured)" in axes.get_xlabel()
 
 
+def test_only_tested_rounds_are_drawn() -> None:
+    seen = curve(scale_j=1.0)
+    seen.accuracy[:, [0, 2]] = np.nan
+    (axes,) = plot_accuracy_against_joules([seen], "measured").axes
+    (line,) = axes.get_lines()
+    assert np.asarray(line.get_xdata()) == pytest.approx([2, 4, 5])
+    assert np.asarray(line.get_ydata()) == pytest.approx([25, 45, 55])
+
+
 def test_joules_that_are_decades_apart_get_a_logarithmic_axis() -> None:
     scales = {
         plot_accuracy_against_joules([curve(), curve("dense", "", scale)], "measured").axes[0].get_xscale()

@@ -25,6 +25,7 @@ from cwmp.cost_vector import cost_vector
 from cwmp.networks import build_network
 from cwmp.report import write_report
 from cwmp.training.run_files import append_round, read_rounds
+from cwmp.training.run_record import accuracies_of
 from profiler.campaign import run_campaign
 from profiler.devices import open_device
 from profiler.plan import make_plan
@@ -84,7 +85,7 @@ def training(run: Path) -> Path:
 
 
 def save_prices(path: Path, model: CostModel) -> None:
-    network = build_network("mlp", features=16, classes=4)
+    network = build_network("mlp", sample_shape=(16,), classes=4)
     save_costs(
         path, costs_document(cost_vector(network, model, boundary="update", density=0.05), created=CREATED)
     )
@@ -133,7 +134,7 @@ def test_every_link_inside_the_page_arrives(page: Element) -> None:
 
 def test_figures_are_small_vector_images_with_a_description(page: Element) -> None:
     images = page.all("img")
-    assert len(images) == 7
+    assert len(images) == 8
     for image in images:
         assert image.attributes["alt"]
         assert svg_of(image).tag.endswith("svg")
@@ -245,7 +246,7 @@ def test_prices_and_verdicts_are_those_of_the_files(page: Element, quickstart: P
 def test_equal_prices_are_said_to_gain_nothing(tmp_path: Path) -> None:
     model = known_cost_model(relative_u=0.01)
     vector = cost_vector(
-        build_network("mlp", features=16, classes=4),
+        build_network("mlp", sample_shape=(16,), classes=4),
         model,
         boundary="update+uplink",
         link="wifi-2012",
@@ -260,7 +261,7 @@ def test_equal_prices_are_said_to_gain_nothing(tmp_path: Path) -> None:
 def test_rules_stand_with_their_accuracy_and_joules(page: Element, quickstart: Path) -> None:
     folders = [quickstart / "comparison" / "runs" / f"topk-b0.3-s{seed}" for seed in (0, 1)]
     last = [read_rounds(folder / "rounds.jsonl")[-1] for folder in folders]
-    accuracy = 100 * sum(report.test_accuracy for report in last) / 2
+    accuracy = 100 * sum(accuracies_of(last)) / 2
     joules = sum(report.cumulative_boundary_j for report in last) / 2
     (row,) = (
         row
@@ -320,6 +321,24 @@ def test_an_unfinished_run_is_shown_as_far_as_it_came(training: Path) -> None:
     page = read(training)
     assert "1 of 2 rounds" in page.with_id("summary").text
     assert page.with_id("training").all("img")
+
+
+def test_rounds_without_a_test_are_left_out_of_the_accuracy(training: Path) -> None:
+    """The last round that was tested counts; where none was, the page says so."""
+    (training / "summary.json").unlink()
+    first, last = read_rounds(training / "rounds.jsonl")
+    untested = {"test_accuracy": None, "test_loss": None}
+    for rounds, accuracy in (
+        ((first, last.model_copy(update=untested)), first.test_accuracy),
+        ((first.model_copy(update=untested), last.model_copy(update=untested)), None),
+    ):
+        (training / "rounds.jsonl").unlink()
+        for report in rounds:
+            append_round(training / "rounds.jsonl", report)
+        page = read(training)
+        expected = "not tested yet" if accuracy is None else f"{100 * accuracy:.1f} % accuracy"
+        assert expected in page.with_id("summary").text
+        assert page.with_id("training").all("img")
 
 
 def test_a_run_without_any_round_is_shown_without_training(training: Path) -> None:

@@ -29,7 +29,7 @@ class Attention(nn.Module):
 @pytest.mark.parametrize("batch_size", [1, 32])
 def test_flop_of_a_step_are_those_of_torchs_counter(network: nn.Module, batch_size: int) -> None:
     counted = step_work(
-        network, features=64, classes=10, batch_size=batch_size, settings=SETTINGS, memory=MEMORY
+        network, sample_shape=(64,), classes=10, batch_size=batch_size, settings=SETTINGS, memory=MEMORY
     )
     local = {name: value.requires_grad_() for name, value in weights_of(network).items()}
     x, y, batch = torch.zeros(batch_size, 64), torch.zeros(batch_size).long(), torch.arange(batch_size)
@@ -50,7 +50,7 @@ def test_bytes_and_launches_of_a_linear_step_by_hand() -> None:
     b, f, c = 8, 64, 10
     work = step_work(
         nn.Linear(f, c, bias=False),
-        features=f,
+        sample_shape=(f,),
         classes=c,
         batch_size=b,
         settings=SETTINGS,
@@ -80,7 +80,7 @@ def test_momentum_adds_its_own_traffic_and_two_launches() -> None:
         return dict(
             step_work(
                 build_network("mlp"),
-                features=64,
+                sample_shape=(64,),
                 classes=10,
                 batch_size=8,
                 settings=settings,
@@ -97,7 +97,7 @@ def test_momentum_adds_its_own_traffic_and_two_launches() -> None:
 
 def test_operations_without_a_formula_are_named() -> None:
     result = step_work(
-        build_network("mlp"), features=64, classes=10, batch_size=8, settings=SETTINGS, memory=MEMORY
+        build_network("mlp"), sample_shape=(64,), classes=10, batch_size=8, settings=SETTINGS, memory=MEMORY
     )
     assert "aten::relu" in result.without_formula
     assert not {"aten::addmm", "aten::mm", "aten::t", "aten::view"} & set(result.without_formula)
@@ -107,7 +107,9 @@ def test_larger_layers_move_farther_out() -> None:
     def work(width: int) -> dict[str, float]:
         network = nn.Sequential(nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))
         return dict(
-            step_work(network, features=64, classes=10, batch_size=32, settings=SETTINGS, memory=MEMORY).work
+            step_work(
+                network, sample_shape=(64,), classes=10, batch_size=32, settings=SETTINGS, memory=MEMORY
+            ).work
         )
 
     assert "byte_llc" not in work(128)
@@ -120,7 +122,7 @@ def test_larger_layers_move_farther_out() -> None:
 
 def test_client_work_is_its_steps_with_a_shorter_last_one() -> None:
     network = build_network("mlp")
-    counted = TrainingWork(network, features=64, classes=10, settings=SETTINGS, memory=MEMORY)
+    counted = TrainingWork(network, sample_shape=(64,), classes=10, settings=SETTINGS, memory=MEMORY)
     # 70 samples: two steps of 32 and one of 6, in each of two epochs
     expected = (counted.step(32).work * 2 + counted.step(6).work) * 2
     assert dict(counted.of_client(70)) == dict(expected)
@@ -135,7 +137,7 @@ def test_counting_changes_nothing() -> None:
     torch.manual_seed(0)
     expected = torch.rand(2)
     torch.manual_seed(0)
-    step_work(network, features=64, classes=10, batch_size=4, settings=SETTINGS, memory=MEMORY)
+    step_work(network, sample_shape=(64,), classes=10, batch_size=4, settings=SETTINGS, memory=MEMORY)
     assert torch.equal(torch.rand(2), expected)
     assert not network.training
     assert all(torch.equal(before[name], value) for name, value in network.named_parameters())
