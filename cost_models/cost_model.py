@@ -22,6 +22,8 @@ _NEXT_STEP = (
     "or supply a value of your own."
 )
 
+_SUPPLIED = "supplied by the user"
+
 
 @dataclass(frozen=True)
 class CostModel:
@@ -128,6 +130,15 @@ class CostModel:
             (amount / self.document.throughput[name] for name, amount in operations.items()), default=0.0
         )
 
+    @property
+    def assumed(self) -> dict[str, float]:
+        """What ``with_assumed`` has put in."""
+        return {
+            item.name: item.value
+            for item in self.coefficients.values()
+            if item.reason == _SUPPLIED and item.value is not None
+        }
+
     def with_assumed(self, assumed: Mapping[str, float]) -> CostModel:
         """The same model with coefficients that the user supplies, taken as exact, provenance ``literature``.
 
@@ -207,5 +218,5 @@ def _supplied(name: str, value: float) -> Coefficient:
         ci95=(value, value),
         status="identified",
         provenance="literature",
-        reason="supplied by the user",
+        reason=_SUPPLIED,
     )

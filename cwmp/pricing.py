@@ -209,7 +209,7 @@ class Pricing:
         """The worst provenance of the model, of the coefficients that the works use, and of the link."""
         of_model = worst_provenance(self.model, total_work(works))
         parts = [of_model] if self.link is None else [of_model, "literature"]
-        return max(parts, key=_WORSE_TO_THE_RIGHT.index)
+        return worst_of(parts)
 
     def notes(self, works: Iterable[Work]) -> tuple[str, ...]:
         """What a reader of the prices of these works must know."""
@@ -272,7 +272,12 @@ def device_of(model: CostModel) -> DeviceFingerprint:
 def worst_provenance(model: CostModel, work: Work) -> Provenance:
     """The worst provenance of a model and of its coefficients that some work uses."""
     used = [item.provenance for name, item in model.coefficients.items() if name in work.amounts]
-    return max([model.provenance, *used], key=_WORSE_TO_THE_RIGHT.index)
+    return worst_of([model.provenance, *used])
+
+
+def worst_of(provenances: Iterable[Provenance]) -> Provenance:
+    """What joules from several sources are worth together."""
+    return max(provenances, key=_WORSE_TO_THE_RIGHT.index)
 
 
 def total_work(works: Iterable[Work]) -> Work:

@@ -69,6 +69,6 @@ def attempt(
 ) -> ClientResult | DroppedClient:
     """A client's round, or why its update cannot be used."""
     try:
-        return client_round(federation, weights, residual, round_index, client)
+        return client_round(federation.of_client(client), weights, residual, round_index, client)
     except (DivergedError, NonFiniteGradientError) as error:
         return DroppedClient(client=client, cause="diverged", reason=error.message)

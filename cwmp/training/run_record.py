@@ -218,6 +218,32 @@ class PartitionReport(_Frozen):
     sha256: str
 
 
+class GroupIdentity(_Frozen):
+    """Clients of one kind of device, as ``RunIdentity`` says it of the others.
+
+    Attributes:
+        name: as in the fleet file.
+        clients: their numbers.
+        cost_model_sha256: digest of their cost model's document.
+        cost_model_provenance: where its joules come from.
+        cost_model_device: name of the device that it describes.
+        measuring_device: name of the device that accounted their joules; None without one.
+        budget_j: as in ``TrainingConfig``.
+        budget_fraction: as in ``TrainingConfig``.
+        link: what sends, if sending is inside the boundary.
+    """
+
+    name: str
+    clients: tuple[NonNegativeInt, ...]
+    cost_model_sha256: str
+    cost_model_provenance: Provenance
+    cost_model_device: str
+    measuring_device: str | None
+    budget_j: float | None
+    budget_fraction: float | None
+    link: str | None
+
+
 class RunIdentity(_Frozen):
     """What a run is, decided before its first round; a resumed run must be the same in every field.
 
@@ -230,6 +256,7 @@ class RunIdentity(_Frozen):
         partition: who holds which samples.
         coordinates: gradient coordinates of the network.
         engine: name of what ran the clients.
+        groups: clients that were other devices, as the fleet file had it.
     """
 
     config: TrainingConfig
@@ -240,6 +267,35 @@ class RunIdentity(_Frozen):
     partition: PartitionReport
     coordinates: int
     engine: str = "local"
+    groups: tuple[GroupIdentity, ...] = ()
+
+
+class GroupReport(_Frozen):
+    """What the clients of one kind of device did in a whole run.
+
+    Attributes:
+        name: as in the fleet file.
+        clients: how many they are.
+        budget_j: joules of one of them and round; None for ``dense``.
+        fixed_j: predicted fixed joules of one of them and round.
+        dense_j: predicted joules of one of them and round if everything is kept.
+        var_ln_c: variance of the logarithm of their prices.
+        price_provenance: the worst of their cost model and link.
+        energy: their joules by phase over the whole run.
+        boundary_j: their predicted joules inside the boundary of the budget.
+        retained_fraction: kept share of the squared norm of their updates.
+    """
+
+    name: str
+    clients: int
+    budget_j: float | None
+    fixed_j: float
+    dense_j: float
+    var_ln_c: float
+    price_provenance: Provenance
+    energy: dict[Phase, PhaseEnergy]
+    boundary_j: float
+    retained_fraction: float
 
 
 class RunReport(_Frozen):
@@ -252,7 +308,7 @@ class RunReport(_Frozen):
         best_accuracy: the highest of any test.
         tail_accuracy: mean over the tests in the last fifth of the rounds: single ones swing by some points.
         final_loss: test loss after the last round.
-        budget_j: joules of one client and round; None for ``dense``.
+        budget_j: joules of one client and round that is in no group; None for ``dense``.
         budget_ignored: the rule spends what it likes.
         fixed_j: predicted fixed joules of one client and round.
         dense_j: predicted joules of one client and round if everything is kept.
@@ -265,7 +321,8 @@ class RunReport(_Frozen):
         cwmp_retained_fraction: the same for ``cwmp``.
         var_ln_c: variance of the logarithm of the prices: how much there is to gain from them.
         predicted_gain: of the squared norm, ``cwmp`` over ``topk``, expected from one update before training.
-        price_provenance: the worst of the cost model and the link.
+        price_provenance: the worst of the cost models and the links.
+        groups: what the clients that were other devices did.
         not_counted: operations of a training step whose arithmetic is not in its predicted joules.
         notes: what a reader must know.
         seconds: wall-clock time of all rounds.
@@ -294,6 +351,7 @@ class RunReport(_Frozen):
     var_ln_c: float
     predicted_gain: float
     price_provenance: Provenance
+    groups: tuple[GroupReport, ...] = ()
     not_counted: tuple[str, ...]
     notes: tuple[str, ...]
     seconds: float
