@@ -15,9 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from calibration_data import NoUsableSensorError, UsageError
+from calibration_data import UsageError
 from profiler.cli import settings_of
-from profiler.devices import open_device
 
 if TYPE_CHECKING:
     from cost_models import CostModel
@@ -415,16 +414,11 @@ def _settings(pairs: list[str] | None) -> dict[str, Any]:
 
 def _measuring_device(name: str, model: CostModel, context: typer.Context, console: Console) -> Device | None:
     """The device whose sensors see the phases; None, with the reason printed, where there is none."""
-    root = settings_of(context).powercap_root
-    if name == "none":
-        return None
-    if name != "auto":
-        return open_device(name, powercap_root=root)
-    if model.device is None or model.provenance == "literature":
-        _line(console, "Joules are predicted only: the cost model is of no device here.")
-        return None
-    try:
-        return open_device(model.device.device, powercap_root=root)
-    except (NoUsableSensorError, UsageError) as error:
-        _line(console, f"Joules are predicted only: {error.message}")
-        return None
+    from cwmp.measuring_device import measuring_device
+
+    found = measuring_device(name, model, powercap_root=settings_of(context).powercap_root)
+    if not isinstance(found, str):
+        return found
+    if name != "none":
+        _line(console, f"Joules are predicted only: {found}")
+    return None

@@ -1,75 +1,31 @@
-"""What a client answers beside its message, and whether the server believes it.
+"""What the server believes of an answer, for a node can send anything.
 
-A node can send anything. What the server can know itself (which client, how many samples, which rule, how many
-coordinates, how many bytes) must agree; what it cannot know, such as joules, must at least be possible.
+What the server can know itself (which client, how many samples, which rule, how many coordinates, how many
+bytes) must agree; what it cannot know, such as joules, must at least be possible. An update that is well
+formed and wrong on purpose is not found out: the average has no defence against poisoning.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, ValidationError
+from pydantic import ValidationError
 from torch import Tensor
 
-from calibration_data import Provenance, UsageError
+from calibration_data import UsageError
 from calibration_data.files import describe_validation_error
 from cwmp.budget import PHASES
-from cwmp.flower.windows import HostWindow
+from cwmp.flower.protocol import Answer, ClientAccount
 from cwmp.training.client_round import ClientResult
-from cwmp.training.run_record import Cause, ClientReport, RunIdentity
+from cwmp.training.run_record import ClientReport, RunIdentity
 from cwmp.training.sparse_update import decode
 
-MAX_ANSWER_BYTES = 4_000_000
-"""Of the answer without its message: a report names every tensor of the network."""
+MAX_ANSWER_CHARACTERS = 4_000_000
+"""Of the answer without its update: a report names every tensor of the network."""
 ROUNDING = 1e-6
-
-Short = Annotated[str, Field(max_length=200)]
-
-
-class ClientAccount(BaseModel):
-    """Where a client ran, beside what it reports.
-
-    Attributes:
-        device: name of the device that its cost model describes.
-        cost_model_sha256: digest of that model.
-        cost_model_provenance: where its joules come from.
-        measuring_device: whose sensors saw its phases; None without.
-        host: boot id of its machine.
-        startup_s: from the start of its process to this message; 0 if the process has served one before.
-        windows: counters of its host at the edges of its work; none without sensors.
-        residual: whether the residual that the server asked for was there; ``none``: there is none to have.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    device: Short
-    cost_model_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    cost_model_provenance: Provenance
-    measuring_device: Short | None
-    host: Annotated[str, Field(min_length=1, max_length=200)]
-    startup_s: NonNegativeFloat
-    windows: Annotated[tuple[HostWindow, ...], Field(max_length=100)] = ()
-    residual: Literal["none", "found", "lost"]
-
-
-class Answer(BaseModel):
-    """What a client says about its round."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    report: ClientReport
-    account: ClientAccount
-
-
-class Refusal(BaseModel):
-    """Why a client has no update."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    cause: Cause
-    reason: Annotated[str, Field(max_length=1000)]
+MOST = 1e60
+"""No figure of a report is larger: float32 values squared and summed stay below, and so do sums of joules."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +38,7 @@ class Expected:
         network: tensors by parameter name, whose names and shapes are the network's.
     """
 
-    client: NonNegativeInt
+    client: int
     identity: RunIdentity
     network: Mapping[str, Tensor]
 
@@ -98,9 +54,9 @@ def believed(answer: str, message: bytes, expected: Expected) -> tuple[ClientRes
     Raises:
         UsageError: it is not; the message names what is wrong.
     """
-    if len(answer) > MAX_ANSWER_BYTES:
+    if len(answer) > MAX_ANSWER_CHARACTERS:
         raise UsageError(
-            f"Its report has {len(answer)} characters, and none has more than {MAX_ANSWER_BYTES}."
+            f"Its report has {len(answer)} characters, and none has more than {MAX_ANSWER_CHARACTERS}."
         )
     try:
         parsed = Answer.model_validate_json(answer)
@@ -130,10 +86,22 @@ def _check(report: ClientReport, expected: Expected, *, kept: int, payload_bytes
     for field, value in known.items():
         if said[field] != value:
             raise UsageError(f"Its report says {field} {said[field]!r}, and it is {value!r}.")
+    _check_figures(report)
     budget_j = report.budget_j
     if (budget_j is None) != (report.rule == "dense") or (budget_j or 0.0) < 0:
         raise UsageError(f"Its report says a budget of {budget_j!r} J under the rule {report.rule}.")
     if report.predicted_j < 0 or (budget_j is not None and report.predicted_j > budget_j):
         raise UsageError(f"Its report charges {report.predicted_j:.4g} J to a budget of {budget_j!r} J.")
-    if report.retained_squared_norm > report.squared_norm * (1 + ROUNDING):
+    retained = ("retained_squared_norm", "topk_retained_squared_norm", "cwmp_retained_squared_norm")
+    if any(getattr(report, field) > report.squared_norm * (1 + ROUNDING) for field in retained):
         raise UsageError("Its report keeps more than there is.")
+
+
+def _check_figures(report: ClientReport) -> None:
+    """Every number can be added to others."""
+    parts = [report.model_dump(exclude={"energy", "density"})]
+    parts += [energy.model_dump() for energy in report.energy.values()]
+    for part in parts:
+        for field, value in part.items():
+            if isinstance(value, int | float) and abs(value) > MOST:
+                raise UsageError(f"Its report says {field} {value!r:.20}.")
