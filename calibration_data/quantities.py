@@ -65,11 +65,16 @@ class Work(Mapping[str, float]):
         return len(self.amounts)
 
     def __add__(self, other: Work) -> Work:
-        names = set(self.amounts) | set(other.amounts)
-        return Work({name: self[name] + other[name] for name in names})
+        if not self.amounts.keys() >= other.amounts.keys():
+            names = self.amounts.keys() | other.amounts.keys()
+            return Work._checked({name: self[name] + other[name] for name in TERMS if name in names})
+        added = other.amounts
+        return Work._checked({name: amount + added.get(name, 0.0) for name, amount in self.amounts.items()})
 
     def __mul__(self, factor: float) -> Work:
-        return Work({name: amount * factor for name, amount in self.amounts.items()})
+        if not factor > 0:
+            return Work({name: amount * factor for name, amount in self.amounts.items()})
+        return Work._checked({name: amount * factor for name, amount in self.amounts.items()})
 
     __rmul__ = __mul__
 
@@ -85,7 +90,18 @@ class Work(Mapping[str, float]):
 
     def without_times(self) -> Work:
         """The operations alone, without the seconds of the power terms."""
-        return Work({name: amount for name, amount in self.amounts.items() if name not in POWER_TERMS})
+        return Work._checked(
+            {name: amount for name, amount in self.amounts.items() if name not in POWER_TERMS}
+        )
+
+    @classmethod
+    def _checked(cls, amounts: dict[str, float]) -> Work:
+        """Work of known terms in their order, whose amounts may have become infinite or vanished."""
+        if not (isfinite(sum(amounts.values())) and all(amounts.values())):
+            return cls(amounts)
+        work = object.__new__(cls)
+        object.__setattr__(work, "amounts", amounts)
+        return work
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -181,6 +181,7 @@ def train(
     assume: AssumeOption = None,
     device: DeviceOption = "auto",
     engine: Annotated[Literal["local"], typer.Option(help="Where the clients run.")] = "local",
+    workers: Annotated[int, typer.Option(min=1, help="Processes that train clients; the same bits.")] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -211,6 +212,7 @@ def train(
             model,
             out,
             device=measured_by,
+            workers=workers,
             resume=resume,
             on_start=lambda var_ln_c, gain: _line(console, verdict(var_ln_c, [gain])),
             on_round=lambda done: advance(done.round, training.rounds, done.progress),

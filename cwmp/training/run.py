@@ -11,6 +11,7 @@ A line without its checkpoint is cut off and run again, which gives the same lin
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from calibration_data.files import write_whole
@@ -36,6 +37,7 @@ from cwmp.training.run_files import (
 from cwmp.training.run_folder import open_folder, save_state, state_on_disk
 from cwmp.training.run_record import RoundReport, RunReport
 from cwmp.training.run_summary import run_identity, run_report
+from cwmp.training.workers import WorkerEngine
 from profiler.device import Device
 
 
@@ -46,6 +48,7 @@ def train(
     *,
     device: Device | None = None,
     engine: Engine | None = None,
+    workers: int = 1,
     resume: bool = False,
     on_start: Callable[[float, Gain], None] | None = None,
     on_round: Callable[[RoundReport], None] | None = None,
@@ -57,7 +60,8 @@ def train(
         cost_model: costs of elementary operations on the clients' device; a copy is kept with the run.
         out: folder of the run, made if it is not there.
         device: whose sensors see the phases; a simulated one executes their counted work. None only predicts.
-        engine: runs the clients; without one, in this process.
+        engine: runs the clients; without one, this process and its workers.
+        workers: processes that run clients, which gives the same bits; with 1, this process does.
         resume: go on with an interrupted run, which gives what an uninterrupted one would have given; a
             finished one is left as it is.
         on_start: called before the first round that is run now with Var(ln c) and with what each rule is
@@ -72,11 +76,13 @@ def train(
         InvalidFileError: a file of the run to resume is broken.
         MissingCoefficientError: the cost model lacks a cost that the prices need.
         DivergedError: in some round no client's update was finite.
+        WorkerError: a worker process failed or died.
     """
     fleet = fleet_of_run(config.fleet, out / FLEET, clients=config.clients, assumed=cost_model.assumed)
     federation = build_federation(config, cost_model, device, fleet=fleet)
-    clients_run_by = engine or LocalEngine(federation)
-    identity = run_identity(federation, cost_model, device, engine=clients_run_by.name)
+    identity = run_identity(
+        federation, cost_model, device, engine=LocalEngine.name if engine is None else engine.name
+    )
     open_folder(out, identity, federation, cost_model, fleet, resume=resume)
     if (out / SUMMARY).exists():
         return read_summary(out / SUMMARY)
@@ -85,12 +91,24 @@ def train(
         on_start(federation.of_client(0).budget.prices.var_ln_c, gain)
     state = state_on_disk(out, federation)
     cut_rounds(out / ROUNDS, state.finished_rounds)
-    while state.finished_rounds < config.rounds:
-        state, report = run_round(federation, state, clients_run_by)
-        append_round(out / ROUNDS, report)
-        save_state(out, state)
-        if on_round is not None:
-            on_round(report)
+    with ExitStack() as stack:
+        if engine is None and workers > 1:
+            pool = WorkerEngine(
+                config,
+                cost_model,
+                device,
+                fleet=fleet,
+                data=federation.data,
+                coordinates=federation.costs.coordinates,
+                workers=workers,
+            )
+            engine = stack.enter_context(pool)
+        while state.finished_rounds < config.rounds:
+            state, report = run_round(federation, state, engine)
+            append_round(out / ROUNDS, report)
+            save_state(out, state)
+            if on_round is not None:
+                on_round(report)
     rounds = read_rounds(out / ROUNDS)
     write_csv(out / TABLE, [report.row() for report in rounds])
     summary = run_report(identity, federation, state.ledger, rounds, gain)
