@@ -11,7 +11,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from calibration_data import UsageError
-from cwmp.flower.host import StartUp
+from cwmp.flower.host import STARTED
 from cwmp.flower.messages import PARTITION, answer_content, node_content, read_task, refusal_content
 from cwmp.flower.protocol import Refusal
 
@@ -23,7 +23,6 @@ def client_app(folder: Path) -> ClientApp:
         folder: of the app's modules and settings.
     """
     app = ClientApp()
-    started = StartUp()
 
     @app.query()
     def who(message: Message, context: Context) -> Message:
@@ -31,17 +30,18 @@ def client_app(folder: Path) -> ClientApp:
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        return Message(_train(folder, message, context, started), reply_to=message)
+        return Message(_train(folder, message, context), reply_to=message)
 
     return app
 
 
-def _train(folder: Path, message: Message, context: Context, started: StartUp) -> RecordDict:
-    from cwmp.flower.node import serve
+def _train(folder: Path, message: Message, context: Context) -> RecordDict:
+    startup_s = STARTED.seconds()
+    from cwmp.flower.node import serve  # imports all that training needs
 
     try:
         task, weights = read_task(message.content)
     except UsageError as error:
         return refusal_content(Refusal(cause="invalid", reason=error.message))
-    answer = serve(folder, context.node_config, task, weights, started)
+    answer = serve(folder, context.node_config, task, weights, startup_s)
     return refusal_content(answer) if isinstance(answer, Refusal) else answer_content(*answer)

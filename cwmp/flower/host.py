@@ -48,6 +48,10 @@ def _process_age_s() -> float:
     return max(time.clock_gettime(time.CLOCK_BOOTTIME) - started_s, 0.0)
 
 
+STARTED = StartUp()
+"""Of this process; apps are loaded again for each message, this module is not."""
+
+
 @contextmanager
 def alone_on_host(device: Device | None) -> Iterator[None]:
     """Wait until no other client on this machine measures: they would see one another's joules.

@@ -24,7 +24,7 @@ from calibration_data import CalijouleError, UsageError
 from cost_models import CostModel, load_cost_model
 from cwmp.config import TrainingConfig, training_config
 from cwmp.errors import NonFiniteGradientError
-from cwmp.flower.host import HostWindows, StartUp, alone_on_host, boot_id
+from cwmp.flower.host import HostWindows, alone_on_host, boot_id
 from cwmp.flower.protocol import MAX_REASON, Answer, ClientAccount, Refusal, Task
 from cwmp.flower.residual_store import ResidualStore
 from cwmp.flower.settings import COST_MODEL, AppSettings, read_settings
@@ -66,7 +66,7 @@ class Node:
 
 
 def serve(
-    app: Path, node_config: NodeConfig, task: Task, weights: bytes, started: StartUp
+    app: Path, node_config: NodeConfig, task: Task, weights: bytes, startup_s: float
 ) -> tuple[Answer, bytes] | Refusal:
     """Answer a task: what was done and the message, or why there is none.
 
@@ -75,9 +75,8 @@ def serve(
         node_config: of the node that runs this client.
         task: what the server asks for.
         weights: the global weights, as ``sparse_update.encode`` codes a full update.
-        started: start-up of this process.
+        startup_s: from the start of this process to this message; 0 if it has served one before.
     """
-    startup_s = started.seconds()
     try:
         if node_config.get("partition-id") != task.client:
             raise UsageError(f"This node is not client {task.client}.")

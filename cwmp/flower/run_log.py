@@ -133,7 +133,9 @@ def _start_up(clients: Sequence[FlowerClient]) -> str:
 def _framing(clients: Sequence[FlowerClient]) -> str:
     payload = sum(client.payload_bytes for client in clients) / len(clients)
     message = sum(client.message_bytes for client in clients) / len(clients)
-    return f"An update has {payload:.0f} bytes on average; with Flower's records and our report {message:.0f}."
+    return (
+        f"An update has {payload:.0f} bytes on average; with Flower's records and our report {message:.0f}."
+    )
 
 
 def _lost(rounds: Iterable[FlowerRound]) -> list[str]:

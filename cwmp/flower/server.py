@@ -59,7 +59,6 @@ def _train(folder: Path, settings: AppSettings, grid: Grid) -> None:
 
 def _say(report: RoundReport) -> None:
     """Flower carries what its apps print to whoever follows the run."""
-    tested = "not tested" if report.test_accuracy is None else f"{report.test_accuracy:.1%} right"
-    print(f"round {report.round}: {tested}, {len(report.clients)} updates", flush=True)
+    print(f"{report.progress}, {len(report.clients)} updates", flush=True)
     for dropped in report.dropped:
         print(f"round {report.round}: client {dropped.client} left out: {dropped.reason}", flush=True)
