@@ -59,7 +59,7 @@ def believed(answer: str, message: bytes, expected: Expected) -> tuple[ClientRes
             f"Its report has {len(answer)} characters, and none has more than {MAX_ANSWER_CHARACTERS}."
         )
     try:
-        parsed = Answer.model_validate_json(answer)
+        parsed = Answer.model_validate_json(answer, strict=True)
     except ValidationError as error:
         raise UsageError(f"Its report is not valid: {describe_validation_error(error)}.") from error
     kept = decode(message, expected.network).values.numel()

@@ -201,7 +201,8 @@ class FlowerEngine:
             return DroppedClient(client=client, cause="vanished", reason="None of its nodes was connected.")
         reply = replies.get(client)
         if reply is None or reply.has_error():
-            self._roll_call.forget(client)
+            if reply is None or reply.metadata.src_node_id != asked[client]:
+                self._roll_call.forget(client)  # not the node itself has said that it failed
             return DroppedClient(client=client, cause="vanished", reason=_silence(reply, self._timeout_s))
         try:
             answer = read_answer(reply.content)
