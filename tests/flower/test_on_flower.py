@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,23 +63,63 @@ def deployment(tmp_path: Path) -> Iterator[Deployment]:
 
 def test_three_nodes_of_which_one_is_killed(deployment: Deployment) -> None:
     """Each chooses by its own device; the round that loses one goes on with the others, and says so."""
+    deployment.super_link("--insecure")
+    deployment.connection("insecure = true")
+    nodes = [start_node(deployment, number, "--insecure") for number in range(3)]
+    trained_with_one_killed(deployment, nodes)
+
+
+@pytest.mark.slow
+def test_three_nodes_with_tls_and_keys(deployment: Deployment) -> None:
+    """The same, with certificates and registered node keys as the page in docs makes them."""
     folder = deployment.folder
-    for name in DEVICES:
-        save_cost_model(folder / f"{name}.json", known_cost_model(name, relative_u=0.02))
+    for command in CERTIFICATES:
+        subprocess.run(["bash", "-c", command], cwd=folder, check=True, capture_output=True)
+    own = ["--ssl-ca-certfile", "ca.crt", "--ssl-certfile", "server.crt", "--ssl-keyfile", "server.key"]
+    deployment.super_link(*own, "--enable-supernode-auth")
+    deployment.connection(f'root-certificates = "{folder / "ca.crt"}"')
+    stranger = start_node(deployment, 0, "--root-certificates", "ca.crt", *own, name="stranger")
+    nodes = []
+    for number in range(3):
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ecdsa", "-b", "384", "-N", "", "-f", f"node{number}"], cwd=folder
+        )
+        register = deployment.start(
+            f"register{number}", ["flwr", "supernode", "register", f"node{number}.pub", "ours"]
+        )
+        assert register.wait(60) == 0, deployment.log(f"register{number}")
+        key = ["--auth-supernode-private-key", f"node{number}"]
+        nodes.append(start_node(deployment, number, "--root-certificates", "ca.crt", *key, *own))
+    trained_with_one_killed(deployment, nodes)
+    assert stranger.poll() is not None, "a node without a key was let in"
+
+
+CERTIFICATES = (
+    "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-384 -nodes -days 365"
+    " -keyout ca.key -out ca.crt -subj '/CN=calijoule'",
+    "openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-384 -nodes"
+    " -keyout server.key -out server.csr -subj '/CN=superlink'",
+    "openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 365"
+    " -extfile <(echo subjectAltName=DNS:localhost,IP:127.0.0.1) -out server.crt",
+)
+
+
+def start_node(
+    deployment: Deployment, number: int, *options: str, name: str | None = None
+) -> subprocess.Popen[bytes]:
+    """A SuperNode with the cost model of its own device."""
+    device = DEVICES[number]
+    save_cost_model(deployment.folder / f"{device}.json", known_cost_model(device, relative_u=0.02))
+    node_config = f'partition-id={number} cost-model="{device}.json" state-dir="state{number}"'
+    return deployment.super_node(name or f"node{number}", node_config, *options)
+
+
+def trained_with_one_killed(deployment: Deployment, nodes: Sequence[subprocess.Popen[bytes]]) -> None:
+    folder = deployment.folder
     (folder / "run.toml").write_text(
         'dataset = "digits"\nclients = 3\nrounds = 5\nselector = "cwmp"\nbudget_fraction = 0.1\n'
         "error_feedback = true\n"
     )
-    deployment.super_link("--insecure")
-    nodes = [
-        deployment.super_node(
-            f"node{number}",
-            f'partition-id={number} cost-model="{name}.json" state-dir="state{number}"',
-            "--insecure",
-        )
-        for number, name in enumerate(DEVICES)
-    ]
-    deployment.connection("insecure = true")
     run = deployment.train(
         *("--config", "run.toml", "--cost-model", "server-cpu.json", "--out", "run"),
         *("--round-timeout-s", "40"),
@@ -86,19 +127,20 @@ def test_three_nodes_of_which_one_is_killed(deployment: Deployment) -> None:
     out = folder / "run"
     wait_for_lines(out / ROUNDS, 2, run, 120)
     kill(nodes[2])
-    run.wait(120)
-    summary = read_summary(out / SUMMARY)
+    assert run.wait(120) == 0, deployment.log("train")
+    summary, rounds = read_summary(out / SUMMARY), read_rounds(out / ROUNDS)
     assert summary.rounds == 5
-    rounds = read_rounds(out / ROUNDS)
-    assert [[client.client for client in report.clients] for report in rounds[:3]] == [[0, 1, 2]] * 2 + [
+    assert [[client.client for client in report.clients] for report in rounds] == [[0, 1, 2]] * 2 + [
         [0, 1]
-    ]
+    ] * 3
     for report in rounds[2:]:
         assert [(client.client, client.cause) for client in report.dropped] == [(2, "vanished")]
     assert any("3 clients gave no answer in a round" in note for note in summary.notes)
     for number, name in enumerate(DEVICES):
         chosen = f"Clients {number} chose by a simulated cost model of sim:{name}"
         assert any(note.startswith(chosen) for note in summary.notes)
+    for done in read_flower_rounds(out)[1:]:
+        assert {client.account.residual for client in done.clients} == {"found"}
     assert all(
-        client.account.residual == "found" for done in read_flower_rounds(out)[1:] for client in done.clients
+        client.energy["train"].provenance == "simulated" for report in rounds for client in report.clients
     )
