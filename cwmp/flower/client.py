@@ -11,7 +11,6 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from calibration_data import UsageError
-from cwmp.flower.host import STARTED
 from cwmp.flower.messages import PARTITION, answer_content, node_content, read_task, refusal_content
 from cwmp.flower.protocol import Refusal
 
@@ -36,12 +35,11 @@ def client_app(folder: Path) -> ClientApp:
 
 
 def _train(folder: Path, message: Message, context: Context) -> RecordDict:
-    startup_s = STARTED.seconds()
     from cwmp.flower.node import serve  # imports all that training needs
 
     try:
         task, weights = read_task(message.content)
     except UsageError as error:
         return refusal_content(Refusal(cause="invalid", reason=error.message))
-    answer = serve(folder, context.node_config, task, weights, startup_s)
+    answer = serve(folder, context.node_config, task, weights)
     return refusal_content(answer) if isinstance(answer, Refusal) else answer_content(*answer)

@@ -28,13 +28,13 @@ def boot_id() -> str:
 
 
 class StartUp:
-    """Seconds from the start of this process to the first message that it serves, and 0 for later ones."""
+    """Seconds from the start of this process to the first task that it begins, and 0 for later ones."""
 
     def __init__(self) -> None:
         self._served = False
 
     def seconds(self) -> float:
-        """Of the message that is served now."""
+        """Of the task that begins now."""
         if self._served:
             return 0.0
         self._served = True

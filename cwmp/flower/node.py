@@ -24,7 +24,7 @@ from calibration_data import CalijouleError, UsageError
 from cost_models import CostModel, load_cost_model
 from cwmp.config import TrainingConfig, training_config
 from cwmp.errors import NonFiniteGradientError
-from cwmp.flower.host import HostWindows, alone_on_host, boot_id
+from cwmp.flower.host import STARTED, HostWindows, alone_on_host, boot_id
 from cwmp.flower.protocol import MAX_REASON, Answer, ClientAccount, Refusal, Task
 from cwmp.flower.residual_store import ResidualStore
 from cwmp.flower.settings import COST_MODEL, AppSettings, read_settings
@@ -65,9 +65,7 @@ class Node:
     state_dir: Path
 
 
-def serve(
-    app: Path, node_config: NodeConfig, task: Task, weights: bytes, startup_s: float
-) -> tuple[Answer, bytes] | Refusal:
+def serve(app: Path, node_config: NodeConfig, task: Task, weights: bytes) -> tuple[Answer, bytes] | Refusal:
     """Answer a task: what was done and the message, or why there is none.
 
     Args:
@@ -75,14 +73,13 @@ def serve(
         node_config: of the node that runs this client.
         task: what the server asks for.
         weights: the global weights, as ``sparse_update.encode`` codes a full update.
-        startup_s: from the start of this process to this message; 0 if it has served one before.
     """
     try:
         if node_config.get("partition-id") != task.client:
             raise UsageError(f"This node is not client {task.client}.")
         settings = read_settings(app)
         own = _simulated(app, task.client) if settings.simulation else _real(app, settings, node_config)
-        return _answer(own, task, weights, startup_s)
+        return _answer(own, task, weights)
     except (DivergedError, NonFiniteGradientError) as error:
         return Refusal(cause="diverged", reason=error.message)
     except CalijouleError as error:
@@ -150,7 +147,7 @@ def _simulation(app: Path) -> tuple[AppSettings, Federation, CostModel, Device |
     return settings, build_federation(settings.config, model, device), model, device
 
 
-def _answer(node: Node, task: Task, weights: bytes, startup_s: float) -> tuple[Answer, bytes]:
+def _answer(node: Node, task: Task, weights: bytes) -> tuple[Answer, bytes]:
     federation = node.federation
     if federation.partition.sha256 != task.partition_sha256:
         raise UsageError(
@@ -160,6 +157,7 @@ def _answer(node: Node, task: Task, weights: bytes, startup_s: float) -> tuple[A
     network = weights_of(federation.network)
     store = ResidualStore(node.state_dir, task.run, task.client, network)
     remembered = store.after(task.used_round) if federation.config.error_feedback else {}
+    startup_s = STARTED.seconds()
     with alone_on_host(node.device):
         windows = HostWindows(node.device)
         windows.open()

@@ -44,7 +44,8 @@ class ClientAccount(BaseModel):
         cost_model_provenance: where its joules come from.
         measuring_device: whose sensors saw its phases; None without.
         host: boot id of its machine.
-        startup_s: from the start of its process to this message; 0 if the process has served one before.
+        startup_s: from the start of its process to its work, imports and data included; 0 if the process
+            has served a task before.
         windows: counters of its host at the edges of its work; none without sensors.
         residual: whether the residual that the server asked for was there; ``none``: there is none to have.
     """

@@ -115,18 +115,22 @@ def _devices(clients: Iterable[FlowerClient]) -> list[str]:
             client.client
         )
     return [
-        f"Clients {', '.join(map(str, sorted(numbers)))} chose by a {provenance} cost model of {device}"
+        f"{_clients(numbers)} chose by a {provenance} cost model of {device}"
         f" ({digest}); {measured} accounts their joules."
         for (device, digest, provenance, measured), numbers in models.items()
     ]
+
+
+def _clients(numbers: set[int]) -> str:
+    return f"Client{'s' if len(numbers) > 1 else ''} {', '.join(map(str, sorted(numbers)))}"
 
 
 def _start_up(clients: Sequence[FlowerClient]) -> str:
     starts_s = [client.account.startup_s for client in clients if client.account.startup_s]
     mean_s = sum(starts_s) / len(starts_s) if starts_s else 0.0
     return (
-        f"{len(starts_s)} of {len(clients)} answers came from a process that was started for them, up to the"
-        f" message in {mean_s:.1f} s on average; the joules of these starts are in no sum."
+        f"{len(starts_s)} of {len(clients)} answers came from a process that was started for them, which took"
+        f" {mean_s:.1f} s on average until the work began; the joules of these starts are in no sum."
     )
 
 

@@ -62,7 +62,7 @@ class Exchange:
             partition_sha256=self.identity.partition.sha256,
         ).model_copy(update=changes)
         weights = encode(SparseUpdate(indices=None, values=flat, coordinates=flat.numel()), self.weights)
-        return serve(self.app, {"partition-id": node}, task, weights, 1.5)
+        return serve(self.app, {"partition-id": node}, task, weights)
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_an_honest_answer_is_believed(exchange: Exchange) -> None:
     result, account = believed(answer.model_dump_json(), message, exchange.expected(1))
     assert result.report == answer.report
     assert result.message == message
-    assert account.startup_s == 1.5
+    assert account.startup_s >= 0
     assert account.measuring_device == account.device == "sim:server-cpu"
     assert account.windows == ()
     assert account.residual == "none"

@@ -137,7 +137,7 @@ def trained_with_one_killed(deployment: Deployment, nodes: Sequence[subprocess.P
         assert [(client.client, client.cause) for client in report.dropped] == [(2, "vanished")]
     assert any("3 clients gave no answer in a round" in note for note in summary.notes)
     for number, name in enumerate(DEVICES):
-        chosen = f"Clients {number} chose by a simulated cost model of sim:{name}"
+        chosen = f"Client {number} chose by a simulated cost model of sim:{name}"
         assert any(note.startswith(chosen) for note in summary.notes)
     for done in read_flower_rounds(out)[1:]:
         assert {client.account.residual for client in done.clients} == {"found"}
