@@ -16,6 +16,7 @@ from calibration_data.terms import POWER_TERMS, TERMS
 Provenance = Literal["measured", "inferred", "simulated", "literature"]
 """Where a joule comes from. Never upgraded on the way: simulated in, simulated out."""
 
+_PLACES = {name: place for place, name in enumerate(TERMS)}
 _TOTAL_KINDS = frozenset({"package", "dram", "gpu"})
 
 
@@ -50,7 +51,8 @@ class Work(Mapping[str, float]):
                 raise ValueError(f"{name!r} is not a term of the energy model")
             if not (isfinite(amount) and amount >= 0):
                 raise ValueError(f"the amount of {name} must be finite and not negative, got {amount}")
-        kept = {name: float(self.amounts[name]) for name in TERMS if self.amounts.get(name)}
+        named = sorted((_PLACES[name], name) for name, amount in self.amounts.items() if amount)
+        kept = {name: float(self.amounts[name]) for _, name in named}
         object.__setattr__(self, "amounts", kept)
 
     def __getitem__(self, name: str) -> float:

@@ -33,6 +33,7 @@ class BudgetedGradients:
         budget_j: joules of one step for what comes after backprop, fixed ones included.
         budget_fraction: or the fixed joules and this fraction of the others that keeping everything takes.
         rule: how coordinates are ranked.
+        at_least: smallest magnitude that ``threshold`` keeps, which needs one.
         error_feedback: add what was not kept to the next step's gradients. The residual is in units of the
             gradient, so a learning rate that changes changes what the residual is worth.
         confidence: probability with which the true joules of a step stay within its budget.
@@ -56,6 +57,7 @@ class BudgetedGradients:
         budget_j: float | None = None,
         budget_fraction: float | None = None,
         rule: RuleName = "cwmp",
+        at_least: float | None = None,
         error_feedback: bool = True,
         confidence: float = 0.5,
         seed: int = 0,
@@ -70,6 +72,7 @@ class BudgetedGradients:
             budget_j=budget_j,
             budget_fraction=budget_fraction,
             confidence=confidence,
+            at_least=at_least,
         )
         self.ledger = EnergyLedger()
         self.steps = 0

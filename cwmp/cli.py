@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from calibration_data import UsageError
+from cwmp.config import RuleName
 from profiler.cli import settings_of
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 BoundaryName = Literal["update", "update+uplink"]
 OptimizerName = Literal["sgd", "momentum", "adam", "adamw"]
-RuleName = Literal["cwmp", "cwmp-l1", "topk", "randomk", "dense"]
 
 ModelFile = Annotated[Path, typer.Argument(help="Cost model file, or published:NAME.")]
 ModelOption = Annotated[Path, typer.Option(help="Cost model file, or published:NAME.")]

@@ -13,6 +13,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -23,8 +24,8 @@ from pydantic import (
 from calibration_data import InvalidFileError, UsageError
 from calibration_data.files import describe_validation_error, read_bounded
 
-RuleName = Literal["cwmp", "cwmp-l1", "topk", "randomk", "dense"]
-"""Selection rules that a run can use; ``dense`` keeps everything and knows no budget."""
+RuleName = Literal["cwmp", "cwmp-l1", "cwmp-block", "topk", "randomk", "threshold", "dense"]
+"""Selection rules, described in ``cwmp.selection.rules``; ``dense`` keeps everything and knows no budget."""
 
 MAX_CONFIG_BYTES = 1_000_000
 
@@ -56,6 +57,7 @@ class TrainingConfig(BaseModel):
         evaluate_every: rounds from one test to the next; the last round is always tested.
         network: a name in ``cwmp.networks``, or ``module:factory`` of your own.
         selector: rule that chooses the coordinates that a client sends.
+        at_least: smallest magnitude that the selector ``threshold`` keeps; it needs one.
         equal_prices: let the rule see one price for all coordinates; joules are booked as they are. An
             ablation, in which every rule that weighs by cost is Top-K.
         fleet: TOML file that gives clients other cost models and budgets; None: all are alike.
@@ -94,6 +96,7 @@ class TrainingConfig(BaseModel):
     evaluate_every: PositiveInt = 1
     network: str = "mlp"
     selector: RuleName = "cwmp"
+    at_least: NonNegativeFloat | None = None
     equal_prices: bool = False
     fleet: str | None = None
     budget_j: PositiveFloat | None = None
@@ -110,6 +113,8 @@ class TrainingConfig(BaseModel):
             raise ValueError("budget_j and budget_fraction exclude each other")
         if self.selector != "dense" and self.budget_j is None and self.budget_fraction is None:
             raise ValueError(f"the rule {self.selector} needs budget_j or budget_fraction")
+        if (self.selector == "threshold") != (self.at_least is not None):
+            raise ValueError("at_least belongs to the selector threshold, which needs it")
         if self.boundary == "update+uplink" and self.link is None:
             raise ValueError("the boundary update+uplink needs a link")
         if self.boundary == "update" and self.link is not None:

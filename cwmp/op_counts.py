@@ -83,7 +83,7 @@ def expected_touched(layout: TensorLayout, memory: MemoryHierarchy, density: flo
 def count_touched(layout: TensorLayout, memory: MemoryHierarchy, mask: Tensor) -> Touched:
     """What a mask really touches; the tensor is taken to start at a line and to lie in row-major order."""
     return Touched(
-        kept=int(mask.sum()),
+        kept=int(mask.count_nonzero()),
         lines=touched_groups(mask, line_coordinates(layout, memory)),
         rows=touched_groups(mask, row_coordinates(layout, memory)),
     )

@@ -7,8 +7,9 @@ of the model. Idle power is in no price: the device idles anyway, and measured j
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, get_args
 
 from calibration_data import MemoryHierarchy, Provenance, UsageError, Work
@@ -64,7 +65,7 @@ class TensorCost:
         uplink_j: the part of the price that the link takes.
         work: exact work per kept coordinate by phase, with its seconds.
         fixed_work: work of the whole tensor that is done whatever is kept, with its seconds.
-        block: the price in two parts.
+        split: gives ``block``, once it is asked for.
     """
 
     layout: TensorLayout
@@ -74,7 +75,12 @@ class TensorCost:
     uplink_j: float
     work: Mapping[Phase, Work]
     fixed_work: Work
-    block: BlockPrice
+    split: Callable[[], BlockPrice] = field(compare=False, repr=False)
+
+    @cached_property
+    def block(self) -> BlockPrice:
+        """The price in two parts."""
+        return self.split()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +172,7 @@ class Pricing:
             uplink_j=uplink.value,
             work=work,
             fixed_work=self.timed(scan_work(layout, self.level(layout), self.memory)),
-            block=self._block(layout, touched, price_j.value),
+            split=lambda: self._block(layout, touched, price_j.value),
         )
 
     def marginal_work(

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOUR_MAP = "Blues"
+COLOURS = 20
+"""One for every 5 %; matplotlib draws a scale of many colours as a bitmap."""
+
 BAR_COLOUR = "#57606a"
 MAX_NUMBERED = 20
 """Clients whose cells still have room for their number of samples."""
@@ -49,6 +52,7 @@ def plot_class_mix(class_counts: NDArray[np.int64]) -> Figure:
     Args:
         class_counts: shape (n_clients, n_classes); every client has samples.
     """
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -60,7 +64,8 @@ def plot_class_mix(class_counts: NDArray[np.int64]) -> Figure:
     totals.grid(axis="x", visible=False)
     share = 100 * class_counts / class_counts.sum(axis=1, keepdims=True)
     # One path for each cell: an embedded bitmap would be no vector image.
-    cells = mix.pcolormesh(np.arange(clients), np.arange(classes), share.T, cmap=COLOUR_MAP, vmin=0, vmax=100)
+    colours = colormaps[COLOUR_MAP].resampled(COLOURS)
+    cells = mix.pcolormesh(np.arange(clients), np.arange(classes), share.T, cmap=colours, vmin=0, vmax=100)
     cells.set_edgecolor("face")
     drawing.colorbar(cells, ax=mix, label="share of the client / %", pad=0.01)
     mix.grid(visible=False)

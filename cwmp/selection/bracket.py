@@ -1,15 +1,14 @@
-"""Where λ must lie, from a stratified sample of whole cache lines.
+"""Where λ must lie, from a stratified sample of runs of neighbours.
 
-Every tensor is cut into strata of equal size, and one line of 16 neighbours is read at a random place of
-each. The cost of what scores above λ is estimated from the sample; where the budget lies within some standard
-deviations of that estimate, λ may lie. Neighbours tend to be alike, so the deviation is that of lines, not of
-coordinates.
+Every tensor is cut into strata of equal size, and one run is read at a random place of each, by the kernel of
+the pass itself: what scores above a bracket is counted, what lies inside is listed. The cost of what scores
+above λ is estimated from both; where the budget lies within some standard deviations of that estimate, λ may
+lie. Neighbours tend to be alike, so the deviation is that of runs, not of coordinates.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,23 +16,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cwmp.selection.compiled import compiled
-from cwmp.selection.formats import decode, position_of, readable, without_sign
-from cwmp.selection.kernels import random_score, score_of
-from cwmp.selection.lanes import as_bits, as_real, prefetch
+from cwmp.selection.exact import Bins, new_bins
+from cwmp.selection.kernels import Lists, Scratch, Source, Words, price_at, random_score, scan_piece
+from cwmp.selection.lanes import WORD, as_bits, lowest_bit, prefetch
 from cwmp.selection.limits import Limits
-from cwmp.selection.prefix import BEYOND
-from cwmp.selection.update import Part
+from cwmp.selection.prefix import bin_shift, fill_bins, key_of, key_range, score_at
+from cwmp.selection.scan import ROOM, Scanner
 
+LEAST_RUNS = 4
+"""Runs that are read of each tensor at least."""
+AHEAD = 4
+"""Runs that are asked for ahead of being read."""
 LINE = 16
-BINS = 4096
-LEAST_LINES = 4
-"""Lines that are read of each tensor at least."""
-AHEAD = 16
-"""Lines that are asked for ahead of being read."""
-FEW_LINES = 16
-"""With fewer lines above λ the estimate says nothing about the upper end."""
+FEW_RUNS = 16
+"""With fewer runs above λ the estimate says nothing about the upper end."""
 
 Reals = NDArray[np.float64]
+Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,108 +45,147 @@ class Bracket:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Lines of coordinates; what is zero or not finite has the score -1.
+    """Runs of coordinates, as seen with a bracket; valid until the scanner lists anything else.
 
     Attributes:
-        scores: shape (lines, LINE).
+        scores: of the coordinates inside the bracket, shape (inside,).
+        run: the run that each belongs to, same shape.
         joules: cost of each times the number of coordinates that it stands for, same shape.
-        numbers: the number of coordinates that it stands for, same shape.
+        weight: number of coordinates that one of a run stands for, shape (runs,).
+        joules_above: cost of all above the bracket by run, times that number.
+        numbers_above: and how many they are, equally.
         unread: share of all coordinates that were not read.
     """
 
     scores: Reals
+    run: Indices
     joules: Reals
-    numbers: Reals
+    weight: Reals
+    joules_above: Reals
+    numbers_above: Reals
     unread: float
 
 
 @compiled
-def _line(line: int, lines: int, numel: int, draw: int, offset: int) -> tuple[int, int]:
-    """A random line in a stratum; where it fits, a whole cache line of the tensor."""
-    begin = line * numel // lines
-    width = (line + 1) * numel // lines - begin
-    start = begin + int(random_score(draw, offset + line) * max(width - LINE, 0))
-    if width > 2 * LINE:
-        start = max(start - start % LINE, begin)
-    return start, start + min(width, LINE)
+def _start(run: int, runs: int, length: int, numel: int, draw: int, offset: int) -> int:
+    """Where a run starts, a multiple of WORD: anywhere in its stratum, unless the runs cover everything."""
+    if runs * length >= numel:
+        return run * length
+    begin = run * numel // runs
+    width = (run + 1) * numel // runs - begin
+    start = begin + int(random_score(draw, offset + run) * max(width - length, 0))
+    return start - start % WORD
 
 
 @compiled
-def _read_lines(
-    bits: Any,
-    lines: int,
-    kind: int,
-    prices: Any,
-    row: int,
-    seed: int,
+def _read_runs(
+    source: Source,
+    first: int,
+    runs: int,
+    length: int,
+    weight: float,
     draw: int,
-    offset: int,
-    largest: float,
-    scores: Reals,
-    joules: Reals,
-    wide: Any,
+    least: float,
+    most: float,
+    words: Words,
+    bins: Bins,
+    lists: Lists,
+    scratch: Scratch,
+    joules_above: Reals,
+    numbers_above: Reals,
 ) -> int:
-    """Scores and costs of one line in each stratum of a tensor; the number of coordinates read."""
-    source = readable(bits, wide)
-    read = 0
-    for line in range(lines):
-        prefetch(bits, _line(min(line + AHEAD, lines - 1), lines, bits.size, draw, offset)[0])
-        start, stop = _line(line, lines, bits.size, draw, offset)
-        decode(bits, start, stop, wide)
-        position = position_of(bits, start)
-        for index in range(LINE):
-            scores[line, index] = -1.0
-            joules[line, index] = 0.0
-            if start + index < stop:
-                read += 1
-                magnitude = np.float64(as_real(without_sign(source[position + index])))
-                price = np.float64(prices[(start + index) // row if prices.size > 1 else 0])
-                if 0.0 < magnitude <= largest:
-                    scores[line, index] = score_of(kind, magnitude, price, seed, offset + start + index)
-                    joules[line, index] = price
-    return read
+    """Runs of one tensor, the first with the number ``first``; how many coordinates are inside.
+
+    In ``lists``, numbers of runs take the place of coordinates, and weighted costs that of magnitudes.
+    """
+    bits, prices, row, offset = source[:4]
+    run_of, scores, joules = lists
+    listed = 0
+    for run in range(runs):
+        ahead = _start(min(run + AHEAD, runs - 1), runs, length, bits.size, draw, offset)
+        for line in range(ahead, ahead + length, LINE):
+            prefetch(bits, line)
+        start = _start(run, runs, length, bits.size, draw, offset)
+        stop = min(start + length, bits.size)
+        free = Lists(run_of[listed:], scores[listed:], joules[listed:])
+        number, inside, _, _, _ = scan_piece(source, start, stop, least, most, words, bins, free, scratch)
+        if listed + inside > scores.size:
+            return listed + inside
+        for place in range(listed, listed + inside):
+            joules[place] = weight * price_at(prices, row, run_of[place])
+            run_of[place] = first + run
+        cost = number * float(prices[0])
+        if prices.size > 1 and number:
+            cost = _cost_of(words[start // WORD : (stop + WORD - 1) // WORD], prices, start, row)
+        joules_above[first + run], numbers_above[first + run] = weight * cost, weight * number
+        listed += inside
+    return listed
 
 
-def sample(parts: Sequence[Part], *, kind: int, seed: int, draw: int, size: int) -> Sample:
+@compiled
+def _cost_of(words: Words, prices: Any, start: int, row: int) -> float:
+    cost = 0.0
+    for place in range(words.size):
+        word = words[place]
+        while word:
+            cost += price_at(prices, row, start + place * WORD + lowest_bit(word))
+            word &= word - np.uint64(1)
+    return cost
+
+
+def sample(scanner: Scanner, within: Bracket, *, length: int, size: int, draw: int) -> Sample | None:
     """Read about ``size`` coordinates of all tensors in proportion to their sizes.
 
     Args:
-        parts: the tensors.
-        kind: the score.
-        seed: of random scores.
-        draw: of the places that are read.
+        scanner: of the tensors and the score, that has listed nothing yet; its mask is overwritten.
+        within: the bracket.
+        length: coordinates in a run, a multiple of ``WORD``.
         size: coordinates to read.
+        draw: of the places that are read.
+
+    Returns:
+        None if the bracket holds more than can be listed.
     """
-    numel = sum(part.numel for part in parts)
-    lines = [
-        min(max(math.ceil(size * part.numel / numel / LINE), LEAST_LINES), math.ceil(part.numel / LINE))
-        for part in parts
+    parts, room, bins = scanner.parts, scanner.room_of_thread(ROOM), new_bins()
+    share = size / scanner.numel / length
+    counts = [
+        min(max(math.ceil(share * part.numel), LEAST_RUNS), math.ceil(part.numel / length)) for part in parts
     ]
-    scores, joules = np.empty((sum(lines), LINE)), np.empty((sum(lines), LINE))
-    numbers = np.empty((sum(lines), LINE))
-    wide, begin, unread = np.empty(LINE, dtype=np.int32), 0, 0
-    for part, count in zip(parts, lines, strict=True):
-        rows = slice(begin, begin + count)
-        read = _read_lines(
-            part.bits,
-            count,
-            kind,
-            part.prices,
-            part.row,
-            seed,
+    joules_above, numbers_above, weight = np.empty((3, sum(counts)))
+    first = listed = read = 0
+    for part, source, words, runs in zip(parts, scanner.sources, scanner.words, counts, strict=True):
+        read_here = min(runs * length, part.numel)
+        weight[first : first + runs] = part.numel / read_here
+        lists = room.lists.between(listed, ROOM)
+        listed += _read_runs(
+            source,
+            first,
+            runs,
+            length,
+            part.numel / read_here,
             draw,
-            part.offset,
-            part.largest,
-            scores[rows],
-            joules[rows],
-            wide,
+            within.least,
+            within.most,
+            words,
+            bins,
+            lists,
+            room.scratch,
+            joules_above,
+            numbers_above,
         )
-        weight = part.numel / read
-        joules[rows] *= weight
-        numbers[rows] = weight
-        begin += count
-        unread += part.numel - read
-    return Sample(scores=scores, joules=joules, numbers=numbers, unread=unread / numel)
+        if listed > ROOM:
+            return None
+        first, read = first + runs, read + read_here
+    inside = room.lists.between(0, listed)
+    return Sample(
+        scores=inside.scores,
+        run=inside.found,
+        joules=inside.magnitudes,
+        weight=weight,
+        joules_above=joules_above,
+        numbers_above=numbers_above,
+        unread=1 - read / scanner.numel,
+    )
 
 
 def bracket(sampled: Sample, limits: Limits, known: Bracket, deviations: float) -> Bracket:
@@ -156,91 +194,69 @@ def bracket(sampled: Sample, limits: Limits, known: Bracket, deviations: float) 
     Args:
         sampled: the sample.
         limits: of joules and of coordinates; the one that ends the prefix first has the higher scores.
-        known: the threshold is known to lie in.
+        known: the bracket that the sample was seen with.
         deviations: standard deviations of the estimate on both sides.
     """
     if limits.units is None and limits.count is None:
         return Bracket(least=known.least, most=known.least)
     found = []
     if limits.units is not None:
-        found.append(_bracket(sampled, sampled.joules, limits.budget_j, known, deviations))
+        found.append(
+            _bracket(sampled, sampled.joules, sampled.joules_above, limits.budget_j, known, deviations)
+        )
     if limits.count is not None:
-        found.append(_bracket(sampled, sampled.numbers, float(limits.count), known, deviations))
+        numbers = sampled.weight[sampled.run]
+        found.append(
+            _bracket(sampled, numbers, sampled.numbers_above, float(limits.count), known, deviations)
+        )
     return Bracket(
         least=max(part.least for part in found), most=max(max(part.most, part.least) for part in found)
     )
 
 
 @compiled
-def _key_range(scores: Reals, least: int, most: int) -> tuple[int, int]:
-    """Lowest and highest key inside a bracket; the lowest above the highest if there is none."""
-    lowest, highest = BEYOND, -1
+def _runs_from(scores: Reals, run_of: Indices, inside: Reals, above: Reals, key: int) -> tuple[int, float]:
+    """Runs with anything from a key on, and the variance of the sum of their weights.
+
+    Strata next to each other are alike, so the variance inside a stratum is taken from their differences
+    (Wolter, Introduction to Variance Estimation, 2007, section 8.2).
+    """
+    of_run = above.copy()
     for index in range(scores.size):
-        key = as_bits(scores[index])
-        if least <= key <= most:
-            lowest, highest = min(lowest, key), max(highest, key)
-    return lowest, highest
+        if as_bits(scores[index]) >= key:
+            of_run[run_of[index]] += inside[index]
+    runs, squares = 0, 0.0
+    for run in range(of_run.size):
+        runs += of_run[run] > 0
+        if run:
+            squares += (of_run[run] - of_run[run - 1]) ** 2
+    return runs, squares / 2 * of_run.size / max(of_run.size - 1, 1)
 
 
-@compiled
-def _fill_bins(scores: Reals, weights: Reals, lowest: int, highest: int, shift: int, bins: Reals) -> float:
-    """Weights by bin, and what lies beyond all bins."""
-    beyond = 0.0
-    for index in range(scores.size):
-        key = as_bits(scores[index])
-        if key > highest:
-            beyond += weights[index]
-        elif key >= lowest:
-            bins[(key - lowest) >> shift] += weights[index]
-    return beyond
-
-
-@compiled
-def _lines_from(scores: Reals, weights: Reals, key: int) -> tuple[int, float]:
-    """Lines with anything from a key on, and the variance of the sum of their weights."""
-    lines, total, squares = 0, 0.0, 0.0
-    for line in range(scores.shape[0]):
-        of_line = 0.0
-        for index in range(scores.shape[1]):
-            if as_bits(scores[line, index]) >= key:
-                of_line += weights[line, index]
-        lines += of_line > 0
-        total += of_line
-        squares += of_line * of_line
-    return lines, max(squares - total * total / scores.shape[0], 0.0)
-
-
-def _bracket(sampled: Sample, weights: Reals, limit: float, known: Bracket, deviations: float) -> Bracket:
-    scores = sampled.scores.reshape(-1)
-    lowest, highest = _key_range(scores, _key(known.least), _key(known.most))
-    if lowest > highest:
+def _bracket(
+    sampled: Sample, inside: Reals, above: Reals, limit: float, known: Bracket, deviations: float
+) -> Bracket:
+    lowest, highest, number = key_range(sampled.scores, key_of(known.least), key_of(known.most) + 1)
+    if not number:
         return known
-    shift = max((highest - lowest).bit_length() - (BINS - 1).bit_length(), 0)
+    shift = bin_shift(lowest, highest)
     bins = np.zeros(((highest - lowest) >> shift) + 1)
-    beyond = _fill_bins(scores, weights.reshape(-1), lowest, highest, shift, bins)
+    fill_bins(sampled.scores, inside, lowest, highest, shift, bins, np.zeros(bins.size, dtype=np.int64))
     # Cost of everything from a bin upwards, the lowest bin last.
-    spent = beyond + bins[::-1].cumsum()
+    spent = float(above.sum()) + bins[::-1].cumsum()
     top = bins.size - 1
 
     def lower_key(bin_: int) -> int:
         return min(lowest + (bin_ << shift), highest)
 
     crossing = top - min(int(np.searchsorted(spent, limit, side="right")), top)
-    lines, variance = _lines_from(sampled.scores, weights, lower_key(crossing))
+    runs, variance = _runs_from(sampled.scores, sampled.run, inside, above, lower_key(crossing))
     margin = deviations * math.sqrt(variance * sampled.unread) + 1e-9 * limit
     first = top - int(np.searchsorted(spent, limit - margin, side="left"))
     last = top - int(np.searchsorted(spent, limit + margin, side="right"))
     most, least = known.most, known.least
-    if limit > margin and (lines >= FEW_LINES or sampled.unread == 0):
-        most = min(_score(lower_key(first + 1)), known.most)
+    if limit > margin and (runs >= FEW_RUNS or sampled.unread == 0):
+        most = min(score_at(lower_key(first + 1)), known.most)
     if last >= 0:
-        least = max(_score(lower_key(last)), known.least)
+        least = max(score_at(lower_key(last)), known.least)
     return Bracket(least=least, most=max(most, least))
-
-
-def _key(score: float) -> int:
-    return int(np.float64(score).view(np.int64))
-
-
-def _score(key: int) -> float:
-    return float(np.int64(key).view(np.float64))

@@ -27,6 +27,7 @@ from cost_models.uncertainty import student_t
 from cwmp.config import RuleName
 from cwmp.cost_vector import CostVector, MaskCost
 from cwmp.op_counts import Touched, expected_touched
+from cwmp.selection.blocks import select_blocks
 from cwmp.selection.result import Selection
 from cwmp.selection.selector import select
 
@@ -49,6 +50,7 @@ class RoundBudget:
         fixed_j: predicted joules that do not depend on the choice.
         fixed_upper_j: their upper bound.
         dense_j: predicted joules if everything is kept, fixed ones included.
+        at_least: smallest magnitude that ``threshold`` keeps.
         prices: at the uniform density that the budget affords.
         allowance_j: marginal joules that the budget affords at these prices.
     """
@@ -58,6 +60,7 @@ class RoundBudget:
     fixed_j: float
     fixed_upper_j: float
     dense_j: float
+    at_least: float | None
     prices: CostVector
     allowance_j: float
 
@@ -70,15 +73,28 @@ class Choice:
         selection: the coordinates.
         cost: joules of this mask by the lines that it touches.
         upper_j: upper bound of its total.
-        prices_j: joules per coordinate by tensor.
+        prices: that it was made with.
+        at_least: smallest magnitude that ``threshold`` keeps.
         selections: how often prices were adjusted until it fitted.
     """
 
     selection: Selection
     cost: MaskCost
     upper_j: float
-    prices_j: Mapping[str, float]
+    prices: CostVector
+    at_least: float | None
     selections: int
+
+    @property
+    def prices_j(self) -> Mapping[str, float]:
+        """Joules per coordinate by tensor."""
+        return self.prices.prices_j
+
+    @property
+    def priced_j(self) -> float:
+        """The kept coordinates at these prices; ``cwmp-block`` spends by lines, other rules exactly this."""
+        by_lines = self.selection.rule == "cwmp-block"
+        return self.cost.priced_j if by_lines else self.selection.spent_j
 
 
 def upper_bound_j(estimate: Estimate, confidence: float) -> float:
@@ -94,6 +110,7 @@ def plan_budget(
     budget_j: float | None,
     budget_fraction: float | None,
     confidence: float,
+    at_least: float | None = None,
 ) -> RoundBudget:
     """Resolve a budget and find the uniform density that it affords.
 
@@ -104,6 +121,7 @@ def plan_budget(
         budget_fraction: or the fixed joules and this fraction of the others that keeping everything takes.
             No selection can save the fixed joules, so a fraction of their sum could be impossible.
         confidence: probability with which the true joules shall stay within the budget.
+        at_least: smallest magnitude that ``threshold`` keeps, which needs one.
 
     Raises:
         UsageError: the budget does not cover the fixed joules and the cheapest coordinate.
@@ -127,13 +145,21 @@ def plan_budget(
         fixed_j=costs.fixed_j.value,
         fixed_upper_j=fixed_upper_j,
         dense_j=dense.value,
+        at_least=at_least,
         prices=prices,
         # A sum of equal prices, rounded, must not cost the last coordinate its place.
         allowance_j=prices.evaluate(spread).priced_j * (1 + 1e-12),
     )
 
 
-def select_within(update: Mapping[str, Tensor], budget: RoundBudget, *, rule: RuleName, seed: int) -> Choice:
+def select_within(
+    update: Mapping[str, Tensor],
+    budget: RoundBudget,
+    *,
+    rule: RuleName,
+    seed: int,
+    equal_prices: bool = False,
+) -> Choice:
     """Choose coordinates whose upper bound of predicted joules is within the budget.
 
     ``dense`` keeps everything, whatever it costs. Of the selections that fit, the one that retains the
@@ -144,7 +170,10 @@ def select_within(update: Mapping[str, Tensor], budget: RoundBudget, *, rule: Ru
         budget: from ``plan_budget``.
         rule: how coordinates are ranked.
         seed: of the order of ``randomk``, the same in every adjustment.
+        equal_prices: let the rule rank by one price for all coordinates; joules and budget stay as they are.
     """
+    if equal_prices:
+        rule = _at_equal_prices(rule)
     prices, allowance_j = budget.prices, budget.allowance_j
     if budget.budget_j is None or rule == "dense":
         return _choose(update, prices, allowance_j, budget, rule, seed, 1)
@@ -158,16 +187,21 @@ def select_within(update: Mapping[str, Tensor], budget: RoundBudget, *, rule: Ru
         if choice.selection.kept == 0 or LEAST_USED <= used <= 1 or (used < 1 and _takes_all(choice)):
             break
         prices = prices.at_density(_densities(choice.selection))
-        priced_j = sum(
-            prices.prices_j[name] * float(mask.sum()) for name, mask in choice.selection.masks.items()
-        )
-        allowance_j = priced_j * (AIM / used) ** CATCH_UP
+        allowance_j = _priced_j(choice, prices) * (AIM / used) ** CATCH_UP
     while best is None:
         allowance_j /= 2
         count += 1
         choice = _choose(update, prices, allowance_j, budget, rule, seed, count)
         best = choice if choice.upper_j <= budget.budget_j else None
     return best
+
+
+def select_again(update: Mapping[str, Tensor], choice: Choice, *, seed: int) -> Selection:
+    """The one selection that is priced: with the last prices, of the same update and seed."""
+    selection = choice.selection
+    return _selected(
+        update, choice.prices, selection.budget_j, selection.rule, seed, at_least=choice.at_least
+    )
 
 
 def _choose(
@@ -179,16 +213,55 @@ def _choose(
     seed: int,
     count: int,
 ) -> Choice:
-    generator = torch.Generator().manual_seed(seed) if rule == "randomk" else None
-    selection = select(update, prices.prices_j, allowance_j, rule=rule, generator=generator)
+    selection = _selected(update, prices, allowance_j, rule, seed, at_least=budget.at_least)
     cost = prices.evaluate(selection.masks)
     return Choice(
         selection=selection,
         cost=cost,
         upper_j=upper_bound_j(cost.total_j, budget.confidence),
-        prices_j=prices.prices_j,
+        prices=prices,
+        at_least=budget.at_least,
         selections=count,
     )
+
+
+def _selected(
+    update: Mapping[str, Tensor],
+    prices: CostVector,
+    allowance_j: float,
+    rule: RuleName,
+    seed: int,
+    *,
+    at_least: float | None,
+) -> Selection:
+    if rule == "cwmp-block":
+        blocks = {name: cost.block for name, cost in prices.tensors.items()}
+        return select_blocks(update, blocks, allowance_j, scalar_prices_j=prices.prices_j)
+    return select(
+        update,
+        prices.prices_j,
+        allowance_j,
+        rule=rule,
+        at_least=at_least if rule == "threshold" else None,
+        generator=torch.Generator().manual_seed(seed) if rule == "randomk" else None,
+    )
+
+
+def _priced_j(choice: Choice, prices: CostVector) -> float:
+    """What its rule would count for the same coordinates at other prices."""
+    touched = choice.cost.touched
+    if choice.selection.rule == "cwmp-block":
+        blocks = {name: prices.tensors[name].block for name in touched}
+        return sum(
+            blocks[name].open_j * part.lines + blocks[name].element_j * part.kept
+            for name, part in touched.items()
+        )
+    return sum(prices.prices_j[name] * part.kept for name, part in touched.items())
+
+
+def _at_equal_prices(rule: RuleName) -> RuleName:
+    """The rule that ranks as this one does where all prices are c: g²/c and |g|/c are in the order of |g|."""
+    return "topk" if rule in ("cwmp", "cwmp-l1", "cwmp-block") else rule
 
 
 def _retained(choice: Choice) -> float:

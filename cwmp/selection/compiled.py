@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numba
 from numba.core import config
@@ -28,14 +28,23 @@ _FOLDER = _folder()
 
 def compiled(function: F) -> F:
     """Compile a function when it is first called with new types; threads run it at the same time."""
+    return _compiled(function, fastmath=False)
+
+
+def summing(function: F) -> F:
+    """The same for sums of floats in any order, so that they can be taken in lanes."""
+    return _compiled(function, fastmath={"reassoc", "contract"})
+
+
+def _compiled(function: F, **options: Any) -> F:
     try:
         _FOLDER.mkdir(parents=True, exist_ok=True)
     except OSError:  # an installation that cannot be written: compiled in every process
-        return cast(F, numba.njit(nogil=True)(function))
+        return cast(F, numba.njit(nogil=True, **options)(function))
     settings = vars(config)
     others = settings["CACHE_DIR"]
     settings["CACHE_DIR"] = str(_FOLDER)
     try:
-        return cast(F, numba.njit(nogil=True, cache=True)(function))
+        return cast(F, numba.njit(nogil=True, cache=True, **options)(function))
     finally:
         settings["CACHE_DIR"] = others

@@ -51,10 +51,15 @@ def sum_units(costs: NDArray[np.float64]) -> int:
     return bins_to_units(bins)
 
 
+@compiled
+def _filled(bins: Bins) -> list[int]:
+    return [exponent for exponent in range(EXPONENTS) if bins[0, exponent] | bins[1, exponent]]
+
+
 def bins_to_units(bins: Bins) -> int:
     """What the bins hold, in units."""
     total = 0
-    for exponent in np.flatnonzero(bins.any(axis=0)).tolist():
+    for exponent in _filled(bins):
         mantissas = int(bins[0, exponent]) + (int(bins[1, exponent]) << HALF_BITS)
         # Subnormals have the exponent field 0 and the same unit as the field 1.
         total += mantissas << max(exponent - 1, 0)

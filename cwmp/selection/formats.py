@@ -44,8 +44,8 @@ def without_sign(bits: Any) -> Any:
     raise NotImplementedError("only inside kernels")
 
 
-def bits_like(sums: Any, value: float) -> Any:
-    """Bits of a number in the precision of the array ``sums``."""
+def bits_like(bits: Any, value: float) -> Any:
+    """Bits of a number in the format of the array ``bits``, int32 or int64."""
     raise NotImplementedError("only inside kernels")
 
 
@@ -108,11 +108,11 @@ def _without_sign(bits: Any) -> Any:
 
 
 @overload(bits_like)
-def _bits_like(sums: Any, value: Any) -> Any:
-    def float32(sums: Any, value: Any) -> Any:
+def _bits_like(bits: Any, value: Any) -> Any:
+    def float32(bits: Any, value: Any) -> Any:
         return as_bits(np.float32(value))
 
-    def float64(sums: Any, value: Any) -> Any:
+    def float64(bits: Any, value: Any) -> Any:
         return as_bits(np.float64(value))
 
-    return float32 if sums.dtype == types.float32 else float64
+    return float32 if bits.dtype.bitwidth == 32 else float64

@@ -14,33 +14,89 @@ range in which that is sound (zeros, very large or very small numbers, NaN) are 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cwmp.selection.compiled import compiled
+from cwmp.selection.compiled import compiled, summing
 from cwmp.selection.exact import Bins, add_cost
 from cwmp.selection.formats import bits_like, decode, position_of, readable, without_sign
-from cwmp.selection.lanes import SUM_LANES, WORD, as_bits, as_real, lowest_bit, popcount, scan_word
+from cwmp.selection.lanes import WORD, as_real, lowest_bit, popcount, scan_words, true_bits
 from cwmp.selection.rules import MAGNITUDE, MAGNITUDE_PER_JOULE, RANDOM, SQUARE_PER_JOULE
 
 CHUNK = 2048
 CHUNK_WORDS = CHUNK // WORD
-AT_ONCE = 2
-LAST_BIT = np.uint64(1 << 63)
 
 MARGIN = 1e-14
 """Of both limits, against rounding in them: a few roundings of 1e-16 each."""
 SMALLEST_SOUND = 1e-290
 """Products below it, and squares of magnitudes below its root, may be rounded to few bits or to zero."""
-SMALLEST = 5e-324
 SMALLEST_SUM, LARGEST_SUM = 1e-30, 1e37
 """Between them no square that matters was lost, and none overflowed, in float32."""
 LARGEST_SCORE = 1.7976931348623157e308
 
 Words = NDArray[np.uint64]
 Reals = NDArray[np.float64]
+Flags = NDArray[np.uint8]
+
+
+class Source(NamedTuple):
+    """What a kernel reads.
+
+    Attributes:
+        bits: a tensor's elements as integers, shape (numel,): int32, int64, int16 or uint16, as in
+            ``formats``.
+        prices: joules per coordinate of each row, float32 or float64.
+        row: coordinates per price.
+        offset: of the tensor's first coordinate among all.
+        largest: magnitude beyond which a gradient counts as not finite.
+        kind: the score.
+        seed: of random scores.
+    """
+
+    bits: Any
+    prices: Any
+    row: int
+    offset: int
+    largest: float
+    kind: int
+    seed: int
+
+
+class Lists(NamedTuple):
+    """Where a kernel lists coordinates, as many as fit: places, scores and magnitudes of each."""
+
+    found: NDArray[np.int64]
+    scores: Reals
+    magnitudes: Reals
+
+    def between(self, begin: int, end: int) -> Lists:
+        """The same of a part of the room."""
+        return Lists(self.found[begin:end], self.scores[begin:end], self.magnitudes[begin:end])
+
+
+class Scratch(NamedTuple):
+    """Room for what is known of one chunk: float32 of its magnitudes, words, numbers of words and flags."""
+
+    wide: NDArray[np.int32]
+    own: Words
+    open_: Words
+    places: NDArray[np.int64]
+    over: Flags
+    between: Flags
+
+    @classmethod
+    def new(cls) -> Scratch:
+        """Scratch of one thread."""
+        return cls(
+            np.empty(CHUNK, dtype=np.int32),
+            np.empty(CHUNK_WORDS, dtype=np.uint64),
+            np.empty(CHUNK_WORDS, dtype=np.uint64),
+            np.empty(CHUNK_WORDS + 1, dtype=np.int64),
+            np.empty(CHUNK, dtype=np.uint8),
+            np.empty(CHUNK, dtype=np.uint8),
+        )
 
 
 @compiled
@@ -51,6 +107,14 @@ def random_score(seed: int, index: int) -> Any:
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     x = x ^ (x >> np.uint64(31))
     return (np.float64(x >> np.uint64(11)) + 1.0) * 2.0**-53
+
+
+@compiled
+def price_at(prices: Any, row: int, coordinate: int) -> Any:
+    """Joules of a coordinate, in float64."""
+    if prices.size == 1:
+        return np.float64(prices[0])
+    return np.float64(prices[coordinate if row == 1 else coordinate // row])
 
 
 @compiled
@@ -101,120 +165,89 @@ def _classify_run(
     kept: Words,
     place: int,
     open_: Words,
-    sums: Any,
+    places: NDArray[np.int64],
     tail: Any,
-) -> tuple[int, bool]:
+) -> tuple[int, int, float, float]:
     """Words of up to CHUNK neighbours of one price: surely above, and neither above nor below.
 
     Returns:
-        The number of the first kind, and whether there are any of the second.
+        The number of the first kind, of words with any of the second, listed in ``places``, and Σ g² of all
+        and of the first kind.
     """
     whole = length // WORD
-    any_open, count = np.uint64(0), 0
-    for block in range(whole):
-        first, second = scan_word(source, position + block * WORD, above, below, sums)
-        kept[place + block] = first
-        open_[block] = second & ~first
-        any_open |= second & ~first
-        count += popcount(first)
+    count, number, total, kept_total = scan_words(
+        source, position, whole, above, below, kept, place, open_, places
+    )
     rest = length - whole * WORD
     if rest:
         tail[:] = 0
         for index in range(rest):
             tail[index] = source[position + whole * WORD + index]
-        first, second = scan_word(tail, 0, above, below, sums)
-        kept[place + whole] = first
-        open_[whole] = second & ~first
-        any_open |= second & ~first
-        count += popcount(first)
-    return count, any_open != 0
+        last = scan_words(tail, 0, 1, above, below, kept, place + whole, open_[whole:], places[number:])
+        places[number] = whole
+        count, number = count + last[0], number + last[1]
+        total, kept_total = total + last[2], kept_total + last[3]
+    return count, number, total, kept_total
 
 
-@compiled
+@summing
 def _judge_by_price(
-    magnitudes: Any, prices: Any, kind: int, high: float, low: float, everything: Reals, judged: Reals
-) -> None:
-    """The magnitude of what is surely above, the smallest number for what is open, zero for the rest."""
-    for bit in range(magnitudes.size):
-        magnitude = np.float64(as_real(without_sign(magnitudes[bit])))
-        price = np.float64(prices[bit]) if kind != MAGNITUDE else 1.0
-        value = magnitude * magnitude if kind == SQUARE_PER_JOULE else magnitude
+    magnitudes: Any, prices: Any, squared: bool, high: float, low: float, over: Flags, open_: Flags
+) -> tuple[float, float]:
+    """What is surely above and what is open, each a byte, and Σ g² of all and of the first kind."""
+    total, kept_total = 0.0, 0.0
+    for index in range(magnitudes.size):
+        magnitude = np.float64(as_real(without_sign(magnitudes[index])))
+        price = np.float64(prices[index])
+        square = magnitude * magnitude
+        value = square if squared else magnitude
         limit = low * price
-        limit = limit if limit >= SMALLEST_SOUND else -1.0
-        ceiling = high * price
-        ceiling = ceiling if ceiling >= SMALLEST_SOUND else SMALLEST_SOUND
-        open_ = SMALLEST if value >= limit else 0.0
-        open_ = open_ if magnitude > 0.0 else 0.0
-        everything[bit] = magnitude
-        judged[bit] = magnitude if value > ceiling else open_
+        above = value > max(high * price, SMALLEST_SOUND)
+        below = (value < limit) & (limit >= SMALLEST_SOUND)
+        over[index] = above
+        open_[index] = (not above) & (not below) & (magnitude > 0.0)
+        total += square
+        kept_total += square if above else 0.0
+    return total, kept_total
 
 
-@compiled
+@summing
 def _judge_by_chance(
-    magnitudes: Any, seed: int, coordinate: int, high: float, low: float, everything: Reals, judged: Reals
-) -> None:
+    magnitudes: Any, seed: int, coordinate: int, high: float, low: float, over: Flags, open_: Flags
+) -> tuple[float, float]:
     """The same by random scores."""
-    for bit in range(magnitudes.size):
-        magnitude = np.float64(as_real(without_sign(magnitudes[bit])))
-        value = random_score(seed, coordinate + bit)
-        open_ = SMALLEST if value >= low else 0.0
-        everything[bit] = magnitude
-        judged[bit] = magnitude if value > high else (open_ if magnitude > 0.0 else 0.0)
+    total, kept_total = 0.0, 0.0
+    for index in range(magnitudes.size):
+        magnitude = np.float64(as_real(without_sign(magnitudes[index])))
+        value = random_score(seed, coordinate + index)
+        above = (value > high) & (magnitude > 0.0)
+        over[index] = above
+        open_[index] = (not above) & (value >= low) & (magnitude > 0.0)
+        square = magnitude * magnitude
+        total += square
+        kept_total += square if above else 0.0
+    return total, kept_total
 
 
 @compiled
-def _classify_each(
-    source: Any,
-    position: int,
+def _pack(
+    over: Flags,
+    between: Flags,
     length: int,
-    kind: int,
-    prices: Any,
-    coordinate: int,
-    seed: int,
-    high: float,
-    low: float,
     kept: Words,
     place: int,
     open_: Words,
-    sums: Reals,
-) -> tuple[int, bool]:
-    """The same as ``_classify_run`` where every coordinate has its own price, or its own random score."""
-    everything, judged = np.zeros(WORD), np.zeros(WORD)
-    everything_bits, judged_bits = everything.view(np.int64), judged.view(np.int64)
-    any_open, count = np.uint64(0), 0
-    none, smallest, zero = as_bits(np.inf), np.int64(1), np.int64(0)
-    kept_sums = np.zeros(sums.size)
+    places: NDArray[np.int64],
+) -> tuple[int, int]:
+    """Bytes as bits; the number of the first kind, and of words with any of the second."""
+    count, number = 0, 0
     for block in range((length + WORD - 1) // WORD):
-        begin = block * WORD
-        end = min(begin + WORD, length)
-        if end - begin < WORD:
-            everything[:] = 0.0
-            judged[:] = 0.0
-        magnitudes = source[position + begin : position + end]
-        if kind == RANDOM:
-            _judge_by_chance(magnitudes, seed, coordinate + begin, high, low, everything, judged)
-        else:
-            _judge_by_price(magnitudes, prices[begin:end], kind, high, low, everything, judged)
-        scan_word(everything_bits, 0, none, none, sums)
-        first, second = scan_word(judged_bits, 0, smallest, zero, kept_sums)
-        kept[place + block] = first
-        open_[block] = second & ~first
-        any_open |= second & ~first
-        count += popcount(first)
-    half = sums.size // 2
-    sums[half:] = kept_sums[half:]
-    return count, any_open != 0
-
-
-@compiled
-def _folded(sums: Any) -> tuple[float, float]:
-    """Partial sums of all squares and of the kept ones."""
-    lanes = sums.size // 2
-    total, kept = 0.0, 0.0
-    for lane in range(lanes):
-        total += np.float64(sums[lane])
-        kept += np.float64(sums[lanes + lane])
-    return total, kept
+        kept[place + block] = true_bits(over, block * WORD)
+        open_[block] = true_bits(between, block * WORD)
+        count += popcount(kept[place + block])
+        places[number] = block
+        number += open_[block] != 0
+    return count, number
 
 
 @compiled
@@ -239,27 +272,51 @@ def _sums_with_care(
 
 
 @compiled
-def _positions(open_: Words, blocks: int, positions: NDArray[np.int64]) -> int:
-    """Positions of the bits that are set, ascending; their number.
+def _list_open(
+    run: Any,
+    open_: Words,
+    places: NDArray[np.int64],
+    number: int,
+    start: int,
+    source: Source,
+    least: float,
+    most: float,
+    kept: Words,
+    place: int,
+    lists: Lists,
+    listed: int,
+) -> tuple[int, int, float]:
+    """Score what is open in a run that starts at ``start``: keep it, list it, or neither.
 
-    Most words have none or few: some are written in any case, which spares a branch that cannot be foreseen
-    (Langdale and Lemire, VLDB Journal 28 (2019) 941).
+    Returns:
+        Number of listed coordinates, also of those for which there was no room, number of the kept, and Σ g²
+        of these.
     """
-    found = 0
-    for block in range(blocks):
+    _, prices, row, offset, _, kind, seed = source
+    found, scores, magnitudes = lists
+    same = prices.size == 1 or (row > 1 and kind != RANDOM)
+    price = price_at(prices, row, start)
+    count, squares = 0, 0.0
+    for index in range(number):
+        block = places[index]
         word = open_[block]
-        after = found + popcount(word)
-        for number in range(AT_ONCE):
-            positions[found + number] = block * WORD + lowest_bit(word | LAST_BIT)
+        while word:
+            bit = lowest_bit(word)
             word &= word - np.uint64(1)
-        if word:
-            found += AT_ONCE
-            while word:
-                positions[found] = block * WORD + lowest_bit(word)
-                word &= word - np.uint64(1)
-                found += 1
-        found = after
-    return found
+            local = block * WORD + bit
+            magnitude = np.float64(as_real(without_sign(run[local])))
+            if not same:
+                price = price_at(prices, row, start + local)
+            score = score_of(kind, magnitude, price, seed, offset + start + local)
+            if score > most:
+                kept[place + block] |= np.uint64(1) << np.uint64(bit)
+                squares += magnitude * magnitude
+                count += 1
+            elif score >= least:
+                if listed < found.size:
+                    found[listed], scores[listed], magnitudes[listed] = start + local, score, magnitude
+                listed += 1
+    return listed, count, squares
 
 
 @compiled
@@ -277,134 +334,104 @@ def _put(words: Words, coordinate: int, chunk: Words, length: int) -> None:
 
 @compiled
 def scan_piece(
-    bits: Any,
+    source: Source,
     begin: int,
     stop: int,
-    kind: int,
-    prices: Any,
-    row: int,
-    seed: int,
-    offset: int,
     least: float,
     most: float,
-    largest: float,
     words: Words,
     bins: Bins,
-    found: NDArray[np.int64],
-    scores: Reals,
-    magnitudes: Reals,
-    sums: Any,
-    tail: Any,
-    wide: Any,
+    lists: Lists,
+    scratch: Scratch,
 ) -> tuple[int, int, int, float, float]:
     """Classify the coordinates ``begin`` to ``stop`` of a tensor; ``begin`` starts a word.
 
     Args:
-        bits: the tensor's elements as integers, shape (numel,): int32, int64, int16 or uint16, as in
-            ``decoded``.
+        source: the tensor, its prices and the score.
         begin: first coordinate.
         stop: past the last one.
-        kind: the score.
-        prices: joules per coordinate of each row, float32 or float64.
-        row: coordinates per price.
-        seed: of random scores.
-        offset: of the tensor's first coordinate among all.
         least: smallest score inside the bracket.
         most: largest score inside.
-        largest: magnitude beyond which a gradient counts as not finite.
         words: the tensor's mask; written.
         bins: where costs of kept coordinates are added if there is more than one price.
-        found: coordinates inside, in their order; as many as fit.
-        scores: their scores.
-        magnitudes: their magnitudes.
-        sums: room for partial sums, shape (2 × lanes,), float32 or float64.
-        tail: room for one word of coordinates, int32 or int64.
-        wide: room for one chunk of float32, int32.
+        lists: where those inside are listed, in their order.
+        scratch: of the calling thread.
 
     Returns:
         (kept, inside, not finite, Σ g², Σ g² of the kept).
     """
-    own, open_ = np.empty(CHUNK_WORDS, np.uint64), np.empty(CHUNK_WORDS, np.uint64)
-    positions = np.empty(CHUNK + AT_ONCE, np.int64)
+    bits, prices, row, offset, largest, kind, seed = source
+    wide, own, open_, places, over, between = scratch
     kept_count, inside_count, wrong_count, total, kept_total = 0, 0, 0, 0.0, 0.0
-    own_sums = np.empty(SUM_LANES)
     several = prices.size > 1
-    each = kind == RANDOM or (several and row == 1)
+    each = kind == RANDOM or (several and row == 1 and kind != MAGNITUDE)
     direct = each or not several or row % WORD == 0
     if not direct:
         words[begin // WORD : (stop + WORD - 1) // WORD] = 0
     kept = words if direct else own
-    source = readable(bits, wide)
+    readable_bits = readable(bits, wide)
+    tail = np.empty(WORD, readable_bits.dtype)
     high, low = most * (1 + MARGIN), min(least, LARGEST_SCORE) * (1 - MARGIN)
-    above, below = bits_like(sums, np.inf), bits_like(sums, np.inf)
+    above, below = bits_like(readable_bits, np.inf), bits_like(readable_bits, np.inf)
     known = -1
     start = begin
     while start < stop:
         end = min(start + CHUNK, stop)
         price_place = start // row if several else 0
-        if several and not each:
+        if several and row > 1 and kind != RANDOM:
             end = min(end, (price_place + 1) * row)
         length = end - start
         place = start // WORD if direct else 0
         decode(bits, start, end, wide)
         position = position_of(bits, start)
         if each:
-            chunk_prices = prices[start:end] if several else prices
-            own_sums[:] = 0
-            count, any_open = _classify_each(
-                source,
-                position,
-                length,
-                kind,
-                chunk_prices,
-                offset + start,
-                seed,
-                high,
-                low,
-                kept,
-                place,
-                open_,
-                own_sums,
-            )
-            part, part_kept = _folded(own_sums)
+            run = readable_bits[position : position + length]
+            over[length:], between[length:] = 0, 0
+            if kind == RANDOM:
+                part, part_kept = _judge_by_chance(run, seed, offset + start, high, low, over, between)
+            else:
+                squared = kind == SQUARE_PER_JOULE
+                part, part_kept = _judge_by_price(run, prices[start:end], squared, high, low, over, between)
+            count, number = _pack(over, between, length, kept, place, open_, places)
         else:
             if price_place != known:
                 known = price_place
                 price = np.float64(prices[price_place])
-                above = bits_like(sums, _surely_above(kind, most, price)) + 1
-                below = max(bits_like(sums, _surely_below(kind, least, price)) - 1, 0)
-            sums[:] = 0
-            count, any_open = _classify_run(
-                source, position, length, above, below, kept, place, open_, sums, tail
+                above = bits_like(readable_bits, _surely_above(kind, most, price)) + 1
+                below = max(bits_like(readable_bits, _surely_below(kind, least, price)) - 1, 0)
+            count, number, part, part_kept = _classify_run(
+                readable_bits, position, length, above, below, kept, place, open_, places, tail
             )
-            part, part_kept = _folded(sums)
         wrong = 0
         if not SMALLEST_SUM < part < LARGEST_SUM:
-            part, part_kept, wrong = _sums_with_care(source, position, length, largest, kept, place, open_)
+            part, part_kept, wrong = _sums_with_care(
+                readable_bits, position, length, largest, kept, place, open_
+            )
             wrong_count += wrong
         blocks = (length + WORD - 1) // WORD
         if wrong:
             count = 0
             for block in range(blocks):
                 count += popcount(kept[place + block])
-        if any_open:
-            for number in range(_positions(open_, blocks, positions)):
-                local = positions[number]
-                magnitude = np.float64(as_real(without_sign(source[position + local])))
-                price = np.float64(prices[(start + local) // row if several else 0])
-                score = score_of(kind, magnitude, price, seed, offset + start + local)
-                if score > most:
-                    kept[place + local // WORD] |= np.uint64(1) << np.uint64(local % WORD)
-                    part_kept += magnitude * magnitude
-                    count += 1
-                elif score >= least:
-                    if inside_count < found.size:
-                        found[inside_count] = start + local
-                        scores[inside_count] = score
-                        magnitudes[inside_count] = magnitude
-                    inside_count += 1
+        if number:
+            inside_count, more, squares = _list_open(
+                readable_bits[position : position + length],
+                open_,
+                places,
+                number,
+                start,
+                source,
+                least,
+                most,
+                kept,
+                place,
+                lists,
+                inside_count,
+            )
+            count += more
+            part_kept += squares
         if several and count:
-            if each:
+            if row == 1 or kind == RANDOM:
                 _add_costs_of(kept[place : place + blocks], prices, start, row, bins)
             else:
                 add_cost(bins, np.float64(prices[price_place]), count)
@@ -423,6 +450,5 @@ def _add_costs_of(kept: Words, prices: Any, start: int, row: int, bins: Bins) ->
     for block in range(kept.size):
         word = kept[block]
         while word:
-            index = start + block * WORD + lowest_bit(word)
-            add_cost(bins, np.float64(prices[index if row == 1 else index // row]), 1)
+            add_cost(bins, price_at(prices, row, start + block * WORD + lowest_bit(word)), 1)
             word &= word - np.uint64(1)

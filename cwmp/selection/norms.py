@@ -8,12 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from cwmp.selection.compiled import compiled
+from cwmp.selection.compiled import compiled, summing
 from cwmp.selection.formats import decode, position_of, readable, without_sign
 from cwmp.selection.kernels import CHUNK
-from cwmp.selection.lanes import WORD, as_real
+from cwmp.selection.lanes import WORD, as_real, lowest_bit
 from cwmp.selection.mask_bits import Words
 from cwmp.selection.update import Part
+
+
+@summing
+def _magnitude_sum(source: Any, largest: float) -> float:
+    total = 0.0
+    for index in range(source.size):
+        magnitude = np.float64(as_real(without_sign(source[index])))
+        total += magnitude if magnitude <= largest else 0.0
+    return total
 
 
 @compiled
@@ -24,14 +33,14 @@ def _magnitude_sums(bits: Any, largest: float, words: Words, wide: Any) -> tuple
         length = min(CHUNK, bits.size - start)
         decode(bits, start, start + length, wide)
         position = position_of(bits, start)
-        part, part_kept = 0.0, 0.0
-        for index in range(length):
-            magnitude = np.float64(as_real(without_sign(source[position + index])))
-            if magnitude <= largest:
-                part += magnitude
-                if words[(start + index) // WORD] >> np.uint64((start + index) % WORD) & np.uint64(1):
-                    part_kept += magnitude
-        total += part
+        total += _magnitude_sum(source[position : position + length], largest)
+        part_kept = 0.0
+        for place in range((length + WORD - 1) // WORD):
+            word = words[start // WORD + place]
+            while word:  # nothing is kept that is not finite
+                index = position + place * WORD + lowest_bit(word)
+                part_kept += np.float64(as_real(without_sign(source[index])))
+                word &= word - np.uint64(1)
         kept += part_kept
     return total, kept
 

@@ -1,7 +1,8 @@
 """The longest affordable prefix of some coordinates in the order of their scores, exactly.
 
 Sorting all of them would take longer than reading the gradient, so bins of the score narrow them down first:
-whole bins are kept or left out, and only the bin in which the budget ends is looked at more closely.
+whole bins are kept or left out, and only the bin in which the budget ends is looked at more closely. Sums of
+floats only propose that bin; exact sums decide.
 """
 
 from __future__ import annotations
@@ -11,38 +12,78 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cwmp.selection.exact import from_units, sum_units
+from cwmp.selection.compiled import compiled
+from cwmp.selection.exact import Bins, add_cost, bins_to_units, from_units, new_bins, sum_units
+from cwmp.selection.lanes import as_bits
 from cwmp.selection.limits import Limits
 
-FEW = 2048
-BINS = 4096
+FEW = 256
+"""Coordinates that are sorted."""
+BINS = 1024
 
 BEYOND = 0x7FF0000000000001
 """A key above that of every score, infinity included."""
 
 Reals = NDArray[np.float64]
-Keys = NDArray[np.int64]
+Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prefix:
-    """Which coordinates are kept, shape (n,), and the score of the first that is not (None if all are)."""
+    """What is kept.
 
-    keep: NDArray[np.bool_]
+    Attributes:
+        from_key: everything whose score has at least this key,
+        also: and these of the others, ascending.
+        units: exact cost of it and of what was kept before.
+        threshold: the score of the first that is not kept, None if all are.
+    """
+
+    from_key: int
+    also: Indices
     units: int
     threshold: float | None
 
 
-def keys_of(scores: Reals) -> Keys:
-    """Integers in the order of scores that are not negative."""
-    return scores.view(np.int64)
+@compiled
+def key_range(scores: Reals, lower: int, upper: int) -> tuple[int, int, int]:
+    """Lowest and highest key in [lower, upper), and how many there are; keys are in the order of scores."""
+    lowest, highest, number = BEYOND, -1, 0
+    for index in range(scores.size):
+        key = as_bits(scores[index])
+        inside = (key >= lower) & (key < upper)
+        lowest = min(lowest, key if inside else BEYOND)
+        highest = max(highest, key if inside else -1)
+        number += inside
+    return lowest, highest, number
 
 
-def score_bins(keys: Keys, bins: int) -> tuple[NDArray[np.int64], int, int]:
-    """Bins of equal width in the keys: ``(bin of each, lowest key, shift)``."""
-    lowest, highest = int(keys.min()), int(keys.max())
-    shift = max((highest - lowest).bit_length() - (bins - 1).bit_length(), 0)
-    return (keys - lowest) >> shift, lowest, shift
+@compiled
+def fill_bins(
+    scores: Reals, weights: Reals, lowest: int, highest: int, shift: int, sums: Reals, numbers: Indices
+) -> None:
+    """Add weights and numbers of keys in [lowest, highest] to bins of 2^shift keys each."""
+    for index in range(scores.size):
+        key = as_bits(scores[index])
+        if lowest <= key <= highest:
+            place = (key - lowest) >> shift
+            sums[place] += weights[index]
+            numbers[place] += 1
+
+
+def bin_shift(lowest: int, highest: int) -> int:
+    """How far keys are shifted so that at most ``BINS`` bins hold them."""
+    return max((highest - lowest).bit_length() - (BINS - 1).bit_length(), 0)
+
+
+def key_of(score: float) -> int:
+    """An integer in the order of scores that are not negative."""
+    return int(np.float64(score).view(np.int64))
+
+
+def score_at(key: int) -> float:
+    """The score that has a key."""
+    return float(np.int64(key).view(np.float64))
 
 
 def affordable(scores: Reals, costs: Reals, units: int, count: int, limits: Limits) -> Prefix:
@@ -55,55 +96,107 @@ def affordable(scores: Reals, costs: Reals, units: int, count: int, limits: Limi
         count: its number.
         limits: of all together.
     """
-    keep = np.zeros(scores.size, dtype=np.bool_)
-    active = np.arange(scores.size)
-    while active.size > FEW:
-        bins, _, _ = score_bins(keys_of(scores[active]), BINS)
-        if not bins.any():
+    lower, upper = 0, BEYOND
+    while True:
+        lowest, highest, active = key_range(scores, lower, upper)
+        if active <= FEW or lowest == highest:
             break
-        edge, above_units = _edge_bin(bins, costs[active], units, count, limits)
-        above = active[bins > edge]
-        keep[above] = True
-        units += above_units
-        count += above.size
-        active = active[bins == edge]
-    ranked = active[np.argsort(-scores[active], kind="stable")]
+        lower, upper, units, count = _narrowed(scores, costs, lowest, highest, upper, units, count, limits)
+    few = _between(scores, lower, upper, active)
+    ranked = few[np.argsort(-scores[few], kind="stable")]
     length = _longest(costs[ranked], units, count, limits)
-    keep[ranked[:length]] = True
-    units += sum_units(costs[ranked[:length]])
-    left_out = np.flatnonzero(~keep)
-    threshold = float(scores[left_out].max()) if left_out.size else None
-    return Prefix(keep=keep, units=units, threshold=threshold)
+    if length < ranked.size:
+        threshold: float | None = float(scores[ranked[length]])
+    else:
+        _, below, number = key_range(scores, 0, lower)
+        threshold = score_at(below) if number else None
+    return Prefix(
+        from_key=upper,
+        also=np.sort(ranked[:length]),
+        units=units + sum_units(costs[ranked[:length]]),
+        threshold=threshold,
+    )
 
 
-def _edge_bin(
-    bins: NDArray[np.int64], costs: Reals, units: int, count: int, limits: Limits
-) -> tuple[int, int]:
-    """The highest bin that is not affordable as a whole (or the lowest), and the exact cost above it."""
-    joules = np.bincount(bins, weights=costs)[::-1].cumsum()[::-1]
-    numbers = np.bincount(bins)[::-1].cumsum()[::-1]
+def _narrowed(
+    scores: Reals,
+    costs: Reals,
+    lowest: int,
+    highest: int,
+    upper: int,
+    units: int,
+    count: int,
+    limits: Limits,
+) -> tuple[int, int, int, int]:
+    """Keys of the bin in which the budget ends (or the lowest bin), and cost and number with all above it."""
+    shift = bin_shift(lowest, highest)
+    size = ((highest - lowest) >> shift) + 1
+    joules, numbers = np.zeros(size), np.zeros(size, dtype=np.int64)
+    fill_bins(scores, costs, lowest, highest, shift, joules, numbers)
     room_j = np.inf if limits.units is None else limits.budget_j - from_units(units)
-    fits = (joules <= room_j) & (numbers + count <= limits.most_coordinates)
-    # A rounded sum may be off by a bin; exact sums correct it.
-    edge = int(np.count_nonzero(~fits)) - 1
-    edge = min(max(edge, 0), joules.size - 1)
-    while edge < joules.size - 1 and not _allowed(bins > edge, costs, units, count, limits):
+    spent, taken = joules[::-1].cumsum()[::-1], numbers[::-1].cumsum()[::-1]
+    fits = (spent <= room_j) & (taken + count <= limits.most_coordinates)
+    edge = max(int(np.count_nonzero(~fits)) - 1, 0)
+
+    def key(bin_: int) -> int:
+        return lowest + (bin_ << shift) if bin_ < size else upper
+
+    above, number = _cost_between(scores, costs, key(edge + 1), upper)
+    while edge + 1 < size and not limits.allow(units + above, count + number):
         edge += 1
-    while edge > 0 and _allowed(bins >= edge, costs, units, count, limits):
-        edge -= 1
-    return edge, sum_units(costs[bins > edge])
+        above, number = _cost_between(scores, costs, key(edge + 1), upper)
+    while edge > 0:
+        more, more_number = _cost_between(scores, costs, key(edge), key(edge + 1))
+        if not limits.allow(units + above + more, count + number + more_number):
+            break
+        above, number, edge = above + more, number + more_number, edge - 1
+    return key(edge), key(edge + 1), units + above, count + number
 
 
-def _allowed(chosen: NDArray[np.bool_], costs: Reals, units: int, count: int, limits: Limits) -> bool:
-    return limits.allow(units + sum_units(costs[chosen]), count + int(np.count_nonzero(chosen)))
+def _cost_between(scores: Reals, costs: Reals, lower: int, upper: int) -> tuple[int, int]:
+    """Exact cost of everything with a key in [lower, upper), and its number."""
+    bins = new_bins()
+    number = _add_costs_between(scores, costs, lower, upper, bins)
+    return bins_to_units(bins), number
+
+
+@compiled
+def _add_costs_between(scores: Reals, costs: Reals, lower: int, upper: int, bins: Bins) -> int:
+    number, run, cost = 0, 0, 0.0
+    for index in range(scores.size):
+        key = as_bits(scores[index])
+        if costs[index] != cost:
+            if run:
+                add_cost(bins, cost, run)
+            number, run, cost = number + run, 0, costs[index]
+        run += (key >= lower) & (key < upper)
+    if run:
+        add_cost(bins, cost, run)
+    return number + run
+
+
+@compiled
+def _between(scores: Reals, lower: int, upper: int, number: int) -> Indices:
+    """Indices of what has a key in [lower, upper)."""
+    found, place = np.empty(number, np.int64), 0
+    for index in range(scores.size):
+        if lower <= as_bits(scores[index]) < upper:
+            found[place] = index
+            place += 1
+    return found
 
 
 def _longest(costs: Reals, units: int, count: int, limits: Limits) -> int:
-    low, high = 0, costs.size
-    while low < high:
-        middle = (low + high + 1) // 2
-        if limits.allow(units + sum_units(costs[:middle]), count + middle):
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    """How many of them are affordable in this order; sums of floats propose, exact sums decide."""
+
+    def allowed(length: int) -> bool:
+        return limits.allow(units + sum_units(costs[:length]), count + length)
+
+    room_j = np.inf if limits.units is None else limits.budget_j - from_units(units)
+    length = int(np.searchsorted(costs.cumsum(), room_j, side="right"))
+    length = int(max(min(length, limits.most_coordinates - count), 0))
+    while length < costs.size and allowed(length + 1):
+        length += 1
+    while length > 0 and not allowed(length):
+        length -= 1
+    return length

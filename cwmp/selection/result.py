@@ -120,7 +120,7 @@ class Selection:
 
     @property
     def kept_all_but_zeros(self) -> bool:
-        """Whether nothing but gradients that are zero was left out."""
+        """Whether nothing was left out but gradients that are zero, or too small for ``threshold``."""
         return self.threshold == 0 or self.rule == "dense"
 
     @cached_property

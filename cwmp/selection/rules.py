@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, get_args
 
-Rule = Literal["cwmp", "cwmp-l1", "cwmp-block", "topk", "randomk", "threshold", "dense"]
+from cwmp.config import RuleName
+
+Rule = RuleName
 """How coordinates are ranked.
 
 ``cwmp``        g²/c: optimal for the squared norm that is kept.

@@ -6,31 +6,49 @@ the outcome does not either.
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Lock, local
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from cwmp.selection.exact import bins_to_units, new_bins
-from cwmp.selection.kernels import CHUNK, scan_piece
-from cwmp.selection.lanes import SUM_LANES, WORD
+from cwmp.selection.kernels import Lists, Scratch, Source, scan_piece
 from cwmp.selection.update import Part
 
-PIECE = 1 << 20
-"""Coordinates that one call of a kernel classifies: far above the cost of a call, far below a tensor."""
+PIECE = 1 << 21
+"""Coordinates that one call of a kernel classifies: far above the cost of a call, far below an update."""
 
 ROOM = 1 << 18
-"""Coordinates of a piece that are listed at most, far more than a good bracket holds. An array of that size
-is small enough for ordinary pages: clearing huge ones would take longer than selecting from a million."""
+"""Coordinates of a piece that are listed at most, far more than a good bracket holds."""
 LEAST_ROOM = 1 << 16
 """With less room left, an array counts as full."""
 
 T = TypeVar("T")
+
+
+class Room:
+    """Arrays in which a thread lists what lies inside a bracket; lists are views of them.
+
+    Fresh memory costs more than what is done with it here, so a few are kept from one selection to the next.
+    """
+
+    def __init__(self) -> None:
+        self.lists = Lists(np.empty(ROOM, dtype=np.int64), np.empty(ROOM), np.empty(ROOM))
+        self.scratch = Scratch.new()
+        self.used = 0
+
+    def rest(self, most: int) -> Lists:
+        """At most so much of what is free."""
+        return self.lists.between(self.used, self.used + most)
+
+
+_SPARE: deque[Room] = deque(maxlen=4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +71,7 @@ class PieceScan:
         wrong: coordinates that are not finite or cannot be squared.
         squared: Σ g² over all that are finite.
         kept_squared: Σ g² over the kept ones.
-        found: the coordinates inside, shape (inside,); empty if there was no room for them.
-        scores: their scores.
-        magnitudes: their |g|.
+        lists: the coordinates inside, in their order; fewer if there was no room for all.
     """
 
     kept: int
@@ -64,9 +80,7 @@ class PieceScan:
     wrong: int
     squared: float
     kept_squared: float
-    found: NDArray[np.int64]
-    scores: NDArray[np.float64]
-    magnitudes: NDArray[np.float64]
+    lists: Lists
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +107,7 @@ class Pass:
     @property
     def listed(self) -> bool:
         """Whether there was room to list every coordinate inside."""
-        return all(scan.inside == scan.found.size for scan in self.scans)
+        return all(scan.inside == scan.lists.found.size for scan in self.scans)
 
 
 class Scanner:
@@ -111,13 +125,20 @@ class Scanner:
         self.kind = kind
         self.seed = seed
         self.threads = threads
-        self.words = tuple(np.empty(part.words, dtype=np.uint64) for part in parts)
+        # One array: what is large enough for huge pages is cleared several times faster.
+        words = np.empty(sum(part.words for part in parts), dtype=np.uint64)
+        ends = itertools.accumulate(part.words for part in parts)
+        self.words = tuple(words[end - part.words : end] for end, part in zip(ends, parts, strict=True))
         self.pieces = tuple(
             Piece(part=number, begin=begin, stop=min(begin + PIECE, part.numel))
             for number, part in enumerate(parts)
             for begin in range(0, part.numel, PIECE)
         )
+        self.sources = tuple(
+            Source(part.bits, part.prices, part.row, part.offset, part.largest, kind, seed) for part in parts
+        )
         self._own = local()
+        self._rooms: list[Room] = []
 
     @property
     def numel(self) -> int:
@@ -138,43 +159,30 @@ class Scanner:
             nonlocal used
             result = self.scan_piece(piece, least, most, room=ROOM if used <= room else 0)
             with lock:
-                used += result.found.size
+                used += result.lists.found.size
             return result
 
         return Pass(scans=tuple(self._in_threads(scanned, self.pieces)))
 
     def scan_piece(self, piece: Piece, least: float, most: float, *, room: int) -> PieceScan:
-        """The same for one piece."""
-        part, own = self.parts[piece.part], self._workspace(room)
-        integers = np.int64 if part.precision is np.float64 else np.int32
-        lanes = SUM_LANES if part.precision is np.float64 else 2 * SUM_LANES
+        """The same for one piece, of which ``ROOM`` coordinates are listed at most."""
+        part, own = self.parts[piece.part], self.room_of_thread(room)
         bins = new_bins() if part.prices.size > 1 else _NO_BINS
-        free = slice(own.used, own.used + room)
-        found, scores, magnitudes = own.found[free], own.scores[free], own.magnitudes[free]
+        lists = own.rest(room)
         kept, inside, wrong, squared, kept_squared = scan_piece(
-            part.bits,
+            self.sources[piece.part],
             piece.begin,
             piece.stop,
-            self.kind,
-            part.prices,
-            part.row,
-            self.seed,
-            part.offset,
             least,
             most,
-            part.largest,
             self.words[piece.part],
             bins,
-            found,
-            scores,
-            magnitudes,
-            np.empty(lanes, dtype=part.precision),
-            np.empty(WORD, dtype=integers),
-            own.wide,
+            lists,
+            own.scratch,
         )
-        price_units = part.price_units
-        listed = min(inside, found.size)
+        listed = min(inside, lists.found.size)
         own.used += listed
+        price_units = part.price_units
         return PieceScan(
             kept=kept,
             kept_units=bins_to_units(bins) if price_units is None else kept * price_units,
@@ -182,10 +190,28 @@ class Scanner:
             wrong=wrong,
             squared=squared,
             kept_squared=kept_squared,
-            found=found[:listed],
-            scores=scores[:listed],
-            magnitudes=magnitudes[:listed],
+            lists=lists.between(0, listed),
         )
+
+    def release(self) -> None:
+        """Leave the rooms to later selections; the lists of all passes end here."""
+        for room in self._rooms:
+            room.used = 0
+            _SPARE.append(room)
+        self._rooms.clear()
+        self._own = local()
+
+    def room_of_thread(self, least: int) -> Room:
+        """That of the calling thread; a full one is left to the lists in it."""
+        own = self._own
+        if not hasattr(own, "room") or ROOM - own.room.used < min(least, LEAST_ROOM):
+            try:
+                own.room = _SPARE.pop()
+            except IndexError:
+                own.room = Room()
+            self._rooms.append(own.room)
+        room: Room = own.room
+        return room
 
     def _in_threads(self, work: Callable[[Piece], T], pieces: Sequence[Piece]) -> Iterator[T]:
         threads = min(self.threads, len(pieces))
@@ -194,22 +220,6 @@ class Scanner:
             return
         with ThreadPoolExecutor(threads) as pool:
             yield from pool.map(work, pieces)
-
-    def _workspace(self, room: int) -> Any:
-        """Arrays of the calling thread, with room after what is used; untouched pages take no memory.
-
-        Lists are views of them, so a full array is left to its lists.
-        """
-        own = self._own
-        if not hasattr(own, "wide"):
-            own.wide = np.empty(CHUNK, dtype=np.int32)
-            own.found, own.used = np.empty(0, dtype=np.int64), 0
-            own.scores = own.magnitudes = np.empty(0, dtype=np.float64)
-        if own.found.size - own.used < min(room, LEAST_ROOM) or own.found.size < room:
-            size = max(room, ROOM)
-            own.found, own.used = np.empty(size, dtype=np.int64), 0
-            own.scores, own.magnitudes = np.empty(size), np.empty(size)
-        return own
 
 
 _NO_BINS = new_bins()

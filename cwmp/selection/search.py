@@ -15,14 +15,16 @@ score than there is room to list, they are taken in the order of their index, pi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from cwmp.selection.bracket import Bracket, bracket, sample
+from cwmp.selection.lanes import WORD
 from cwmp.selection.limits import Limits
 from cwmp.selection.listed import Kept, Listed, keep_affordable
-from cwmp.selection.scan import Pass, Piece, PieceScan, Scanner
+from cwmp.selection.scan import ROOM, Pass, Piece, PieceScan, Scanner
 
 SMALL = 1 << 15
 """Updates up to this size are listed whole."""
@@ -30,6 +32,11 @@ ROOM_PER_COORDINATE = 1 / 50
 LAST_ROUND = 1.005
 SAMPLES = 4
 """Proposals from samples before halving begins."""
+FIRST_SAMPLE, FIRST_RUN = 1 << 12, WORD
+"""Coordinates to read, and neighbours in a run."""
+SECOND_SAMPLE, SECOND_RUN = 1 << 20, 8 * WORD
+SECOND_SHARE = 16
+"""The second sample reads one of so many coordinates; where that is few, the first must do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,9 +108,17 @@ def find_prefix(
 
 
 def _proposed(scanner: Scanner, limits: Limits, known: Bracket, samples: int, draw: int) -> Bracket:
-    size = min(max(1 << 14, scanner.numel // 256), 1 << 17) << samples
-    lines = sample(scanner.parts, kind=scanner.kind, seed=scanner.seed, draw=draw, size=size)
-    return bracket(lines, limits, known, 3.0 + 2.0 * samples)
+    """From a small sample a wide bracket, from a larger one with that bracket a narrow one."""
+    deviations = 3.0 + 2.0 * samples
+    first = sample(scanner, known, length=FIRST_RUN, size=FIRST_SAMPLE << samples, draw=draw)
+    if first is None:
+        return known
+    wide = bracket(first, limits, known, deviations)
+    size = min(scanner.numel // SECOND_SHARE, SECOND_SAMPLE) << samples
+    if size < 4 * FIRST_SAMPLE:
+        return wide
+    second = sample(scanner, wide, length=SECOND_RUN, size=size, draw=draw)
+    return wide if second is None else bracket(second, limits, wide, deviations)
 
 
 def _inside(tried: Bracket, known: Bracket) -> Bracket:
@@ -132,24 +147,27 @@ def _ties_resolved(scanner: Scanner, limits: Limits, result: Pass, score: float,
     for piece, scan in zip(scanner.pieces, result.scans, strict=True):
         counts.append(0)
         squared.append(0.0)
-        if threshold is None and scan.inside:
-            again = scanner.scan_piece(piece, score, score, room=piece.stop - piece.begin)
-            kept = keep_affordable([_listed(scanner, piece, again)], units, count, limits)
-            units, threshold = kept.units, kept.threshold
-            counts[-1], squared[-1] = kept.counts[0], kept.squared[0]
-            count += kept.counts[0]
+        for part in _small_pieces(piece) if scan.inside else ():
+            if threshold is None:
+                scanner.release()
+                again = scanner.scan_piece(part, score, score, room=ROOM)
+                kept = keep_affordable([_listed(scanner, part, again)], units, count, limits)
+                units, threshold = kept.units, kept.threshold
+                counts[-1] += kept.counts[0]
+                squared[-1] += kept.squared[0]
+                count += kept.counts[0]
     together = Kept(units=units, counts=tuple(counts), squared=tuple(squared), threshold=threshold)
     return _found(scanner, result, together, passes + 1)
 
 
+def _small_pieces(piece: Piece) -> Iterator[Piece]:
+    """Parts of a piece that can be listed whole."""
+    for begin in range(piece.begin, piece.stop, ROOM):
+        yield replace(piece, begin=begin, stop=min(begin + ROOM, piece.stop))
+
+
 def _listed(scanner: Scanner, piece: Piece, scan: PieceScan) -> Listed:
-    return Listed(
-        part=scanner.parts[piece.part],
-        words=scanner.words[piece.part],
-        found=scan.found,
-        scores=scan.scores,
-        magnitudes=scan.magnitudes,
-    )
+    return Listed(part=scanner.parts[piece.part], words=scanner.words[piece.part], lists=scan.lists)
 
 
 def _found(scanner: Scanner, result: Pass, lists: Kept, passes: int) -> Found:

@@ -86,6 +86,7 @@ def select(
         found = _everything(scanner)
     else:
         found = find_prefix(scanner, limits, at_least=at_least or 0.0, last=last_threshold)
+    scanner.release()
     if any(found.wrong) and nonfinite == "raise":
         raise _refusal(parts, found)
     return _selection(gradients, scanner, found, rule, budget_j)

@@ -193,5 +193,5 @@ def _check(name: str, prices: NDArray[Any]) -> None:
 def _count_wrong(prices: Any) -> int:
     wrong = 0
     for index in range(prices.size):
-        wrong += not (prices[index] > 0.0 and prices[index] < np.inf)
+        wrong += not ((prices[index] > 0.0) & (prices[index] < np.inf))  # without a branch: in lanes
     return wrong

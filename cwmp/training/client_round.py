@@ -16,7 +16,7 @@ from cwmp.budget import Phase
 from cwmp.error_feedback import ErrorFeedback
 from cwmp.seeding import derived_seed
 from cwmp.selection import Rule, select
-from cwmp.selection.budgeted import Choice, select_within
+from cwmp.selection.budgeted import Choice, select_again, select_within
 from cwmp.training.federation import Federation, local_settings
 from cwmp.training.local_training import LocalUpdate, local_update, single_thread
 from cwmp.training.phase_meter import Seen, SeeWork, Works
@@ -74,9 +74,11 @@ def _client_round(
     wanted = memory.corrected(trained.update) if config.error_feedback else trained.update
 
     seed = derived_seed(config.seed, "randomk", round_index=round_index, client=client)
-    choice = select_within(wanted, federation.budget, rule=config.selector, seed=seed)
+    choice = select_within(
+        wanted, federation.budget, rule=config.selector, seed=seed, equal_prices=config.equal_prices
+    )
     masks = choice.selection.masks
-    see["select"] = meter.replay(lambda: _select_again(choice, wanted, seed))
+    see["select"] = meter.replay(lambda: select_again(wanted, choice, seed=seed))
     message, see["pack"] = meter.run(lambda: encode(pack(wanted, masks), wanted))
     see["aggregate"] = meter.replay(_aggregating(message, wanted))
     see["apply"] = meter.replay(_applying(message, wanted))
@@ -118,13 +120,6 @@ def train_client(federation: Federation, weights: Weights, round_index: int, cli
     )
 
 
-def _select_again(choice: Choice, wanted: Weights, seed: int) -> None:
-    """The one scan that is priced: the selection at its final prices."""
-    rule = choice.selection.rule
-    generator = torch.Generator().manual_seed(seed) if rule == "randomk" else None
-    select(wanted, choice.prices_j, choice.selection.budget_j, rule=rule, generator=generator)
-
-
 def _aggregating(message: bytes, network: Weights) -> Callable[[], None]:
     """Read a message and add it to a sum of its own, as the server would."""
     vector = torch.zeros(decode(message, network).coordinates, dtype=torch.float64)
@@ -163,7 +158,7 @@ def _client_report(
         marginal_j=choice.cost.marginal_j.value,
         predicted_j=predicted_j,
         upper_j=choice.upper_j,
-        priced_j=selection.spent_j,
+        priced_j=choice.priced_j,
         kept=selection.kept,
         density=dict(selection.density_by_tensor),
         selections=choice.selections,
@@ -181,4 +176,4 @@ def _retained_by(rule: Rule, choice: Choice, wanted: Weights) -> float:
     selection = choice.selection
     if selection.rule in (rule, "dense"):
         return selection.retained_squared_norm
-    return select(wanted, choice.prices_j, selection.spent_j, rule=rule).retained_squared_norm
+    return select(wanted, choice.prices_j, choice.priced_j, rule=rule).retained_squared_norm

@@ -213,6 +213,7 @@ def _budget(config: TrainingConfig, costs: CostVector) -> RoundBudget:
         budget_j=config.budget_j,
         budget_fraction=config.budget_fraction,
         confidence=config.confidence,
+        at_least=config.at_least,
     )
 
 

@@ -164,6 +164,8 @@ def _notes(identity: RunIdentity, federation: Federation, rounds: Sequence[Round
     notes = list(federation.budget.prices.notes)
     if federation.config.selector == "dense":
         notes.append("The rule dense keeps everything and knows no budget.")
+    if federation.config.equal_prices:
+        notes.append("The rule saw one price for all coordinates; joules are booked as they are.")
     if identity.measuring_device not in (None, identity.cost_model_device):
         notes.append(
             f"Joules are predicted for {identity.cost_model_device} and seen on {identity.measuring_device}."

@@ -14,7 +14,7 @@ from cwmp.config import RuleName
 from cwmp.cost_vector import CostVector, cost_vector
 from cwmp.networks import build_network
 from cwmp.selection import select
-from cwmp.selection.budgeted import RoundBudget, plan_budget, select_within, upper_bound_j
+from cwmp.selection.budgeted import RoundBudget, plan_budget, select_again, select_within, upper_bound_j
 
 NETWORK = build_network("mlp")
 PRICED = {
@@ -29,7 +29,7 @@ PRICED = {
     for boundary in ("update", "update+uplink")
 }
 COSTS = PRICED["server-cpu", "update"]
-BUDGETED: tuple[RuleName, ...] = ("cwmp", "cwmp-l1", "topk", "randomk")
+BUDGETED: tuple[RuleName, ...] = ("cwmp", "cwmp-l1", "cwmp-block", "topk", "randomk")
 
 
 def update(seed: int, scale: float = 1.0, zero_share: float = 0.0) -> dict[str, Tensor]:
@@ -44,6 +44,16 @@ def update(seed: int, scale: float = 1.0, zero_share: float = 0.0) -> dict[str, 
 
 def planned(costs: CostVector, fraction: float, confidence: float = 0.95) -> RoundBudget:
     return plan_budget(costs, rule="cwmp", budget_j=None, budget_fraction=fraction, confidence=confidence)
+
+
+@pytest.mark.parametrize("rule", ["cwmp", "cwmp-l1"])
+def test_a_rule_that_sees_one_price_ranks_as_topk(rule: RuleName) -> None:
+    """Why ``topk`` may stand for every rule at equal prices."""
+    for seed in range(5):
+        drawn = update(seed, zero_share=0.1)
+        one = dict.fromkeys(drawn, 1e-9)
+        ours, theirs = (select(drawn, one, 5e-7, rule=name) for name in (rule, "topk"))
+        assert all(torch.equal(ours.masks[name], theirs.masks[name]) for name in drawn)
 
 
 # the ledger
@@ -182,10 +192,62 @@ def test_at_the_same_joules_cwmp_retains_most() -> None:
     wanted = update(7, scale=0.5)
     for rule in BUDGETED:
         choice = select_within(wanted, budget, rule=rule, seed=0)
-        best = select(wanted, choice.prices_j, choice.selection.spent_j, rule="cwmp")
+        best = select(wanted, choice.prices_j, choice.priced_j, rule="cwmp")
         largest_j = max(choice.prices_j.values())
         slack = float(best.threshold or 0.0) * largest_j
         assert best.retained_squared_norm >= choice.selection.retained_squared_norm - slack
+
+
+def test_blocks_retain_more_for_the_same_joules_where_lines_are_alike() -> None:
+    costs = PRICED["edge-board", "update"]
+    budget = planned(costs, 0.02)
+    line = max(cost.block.line_coordinates for cost in costs.tensors.values())
+    wanted = {}
+    for name, value in update(11).items():
+        scale = torch.exp(torch.randn(-(-value.numel() // line), generator=torch.manual_seed(1)))
+        wanted[name] = value * scale.repeat_interleave(line)[: value.numel()].reshape(value.shape)
+    block, topk = (select_within(wanted, budget, rule=rule, seed=0) for rule in ("cwmp-block", "topk"))
+    assert block.selection.retained_squared_norm > 1.05 * topk.selection.retained_squared_norm
+    assert block.selection.spent_j == pytest.approx(block.cost.marginal_j.value, rel=0.1)
+
+
+@pytest.mark.parametrize("rule", ["cwmp", "cwmp-l1", "cwmp-block", "topk"])
+def test_at_equal_prices_every_rule_is_topk_and_joules_stay_real(rule: RuleName) -> None:
+    costs = PRICED["edge-board", "update"]
+    assert costs.var_ln_c > 0
+    budget = planned(costs, 0.1)
+    topk = select_within(update(4, scale=0.5), budget, rule="topk", seed=0)
+    equal = select_within(update(4, scale=0.5), budget, rule=rule, seed=0, equal_prices=True)
+    assert all(torch.equal(equal.selection.masks[name], mask) for name, mask in topk.selection.masks.items())
+    assert equal.cost.total_j == topk.cost.total_j
+    assert equal.selection.spent_j == topk.selection.spent_j
+
+
+def test_threshold_keeps_what_is_large_enough_as_far_as_the_budget_goes() -> None:
+    def kept(fraction: float, at_least: float) -> Tensor:
+        budget = plan_budget(
+            COSTS,
+            rule="threshold",
+            budget_j=None,
+            budget_fraction=fraction,
+            confidence=0.95,
+            at_least=at_least,
+        )
+        choice = select_within(update(6), budget, rule="threshold", seed=0)
+        assert choice.upper_j <= (budget.budget_j or 0.0)
+        return torch.cat([mask.reshape(-1) for mask in choice.selection.masks.values()])
+
+    magnitude = torch.cat([value.abs().reshape(-1) for value in update(6).values()])
+    assert torch.equal(kept(1.0, 1.5), magnitude >= 1.5)
+    scarce = kept(0.02, 0.5)
+    assert magnitude[scarce].min() >= magnitude[~scarce].max() >= 0.5
+
+
+@pytest.mark.parametrize("rule", [*BUDGETED, "dense"])
+def test_selecting_again_is_the_same_selection(rule: RuleName) -> None:
+    choice = select_within(update(5), planned(COSTS, 0.2), rule=rule, seed=3)
+    again = select_again(update(5), choice, seed=3)
+    assert all(torch.equal(again.masks[name], mask) for name, mask in choice.selection.masks.items())
 
 
 def test_true_joules_stay_within_the_budget_as_often_as_promised() -> None:

@@ -27,7 +27,9 @@ def test_settings_of_a_toml_file_are_those_of_keyword_arguments(tmp_path: Path) 
         ({"budget_j": 1.0, "link": "wifi-2012"}, "only inside the boundary update\\+uplink"),
         ({"budget_j": 1.0, "confidence": 1.0}, "confidence"),
         ({"budget_j": 1.0, "participation": 0.0}, "participation"),
-        ({"budget_j": 1.0, "selector": "threshold"}, "selector"),
+        ({"budget_j": 1.0, "selector": "median"}, "selector"),
+        ({"budget_j": 1.0, "selector": "threshold"}, "at_least belongs to the selector threshold"),
+        ({"budget_j": 1.0, "at_least": 0.1}, "at_least belongs to the selector threshold"),
     ],
 )
 def test_a_wrong_setting_is_named(settings: dict[str, object], problem: str) -> None:

@@ -211,6 +211,28 @@ def test_the_link_is_paid_for_the_bytes_that_are_sent() -> None:
         assert client.upper_j <= client.budget_j
 
 
+def test_the_ablation_trains_as_topk_does_and_says_what_prices_would_have_kept() -> None:
+    common: dict[str, Any] = {"dataset": "digits", "budget_fraction": 0.05, "local_epochs": 1}
+    ablation, (report,) = rounds(build_federation(config(equal_prices=True, **common), MODEL), 1)
+    topk, (same_report,) = rounds(build_federation(config(selector="topk", **common), MODEL), 1)
+    assert same(ablation.weights, topk.weights)
+    for client, other in zip(report.clients, same_report.clients, strict=True):
+        assert client == other.model_copy(update={"rule": "cwmp"})
+        assert client.retained_squared_norm == client.topk_retained_squared_norm
+        assert client.retained_squared_norm < client.cwmp_retained_squared_norm
+
+
+@pytest.mark.parametrize(("rule", "more"), [("cwmp-block", {}), ("threshold", {"at_least": 1e-3})])
+def test_blocks_and_thresholds_are_rules_of_a_run(rule: str, more: dict[str, float]) -> None:
+    federation = build_federation(config(selector=rule, **more), MODEL, open_device("sim:server-cpu"))
+    _, (report,) = rounds(federation, 1)
+    for client in report.clients:
+        assert client.rule == rule
+        assert 0 < client.kept < 2692
+        assert client.predicted_j <= client.upper_j <= (client.budget_j or 0.0)
+        assert client.retained_squared_norm <= client.cwmp_retained_squared_norm * (1 + 1e-3)
+
+
 def test_dense_ignores_the_budget_and_says_so() -> None:
     _, (report,) = rounds(build_federation(dense(), MODEL), 1)
     for client in report.clients:

@@ -91,3 +91,20 @@ def test_evaluation_against_counting() -> None:
     assert accuracy == right / 40
     probability = torch.softmax(logits.double(), 1)[torch.arange(40), y]
     assert loss == pytest.approx(float(-probability.log().mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize("samples", [1, 499, 500, 501, 1234])
+def test_a_test_in_batches_is_the_test_of_all_samples_together(samples: int) -> None:
+    generator = torch.Generator().manual_seed(samples)
+    x = torch.randn(samples, 16, generator=generator)
+    y = torch.randint(0, 4, (samples,), generator=generator)
+    network = build_network("mlp", sample_shape=(16,), classes=4)
+    accuracy, loss = evaluate(network, weights_of(network), x, y)
+    with torch.no_grad():
+        output = network(x)
+    assert accuracy == (output.argmax(1) == y).double().mean().item()
+    together = nn.functional.cross_entropy(output, y).item()
+    if samples <= 500:
+        assert loss == together
+    else:
+        assert loss == pytest.approx(together, rel=1e-6)

@@ -2,11 +2,16 @@ import hashlib
 
 import numpy as np
 import pytest
+from fakes.known_costs import known_cost_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calibration_data import UsageError
-from cwmp.training.partition import dirichlet_partition
+from cwmp.config import training_config
+from cwmp.training.federation import build_federation
+from cwmp.training.partition import Partition, dirichlet_partition, shards_partition
+from cwmp.training.run import run_identity
+from cwmp.training.run_record import PartitionReport
 
 
 @given(
@@ -88,3 +93,101 @@ def test_digest_names_the_index_lists() -> None:
 def test_too_few_samples_are_refused_before_drawing() -> None:
     with pytest.raises(UsageError, match="20 samples cannot give 5 clients 10 each"):
         dirichlet_partition(np.zeros(20, dtype=np.int64), clients=5, alpha=1.0, min_samples=10, seed=0)
+
+
+@given(
+    labels=st.lists(st.integers(0, 9), min_size=40, max_size=200),
+    clients=st.integers(1, 8),
+    shards_per_client=st.integers(1, 4),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=40, deadline=None)
+def test_shards_are_equal_pieces_in_the_order_of_the_classes(
+    labels: list[int], clients: int, shards_per_client: int, seed: int
+) -> None:
+    classes = np.array(labels)
+    partition = shards_partition(
+        classes, clients=clients, shards_per_client=shards_per_client, min_samples=1, seed=seed
+    )
+    assert np.array_equal(np.sort(np.concatenate(partition.indices)), np.arange(len(labels)))
+    assert max(partition.sizes) - min(partition.sizes) <= shards_per_client
+    # Each client's samples are few runs in the sorted order: one for each shard, or fewer where they touch.
+    place = np.empty(len(labels), np.int64)
+    place[np.argsort(classes, kind="stable")] = np.arange(len(labels))
+    for client in partition.indices:
+        runs = 1 + int((np.diff(np.sort(place[client])) > 1).sum())
+        assert runs <= shards_per_client
+
+
+def test_two_shards_of_mcmahan_hold_at_most_two_classes_and_are_dealt_by_the_seed() -> None:
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 200))
+
+    def deal(seed: int) -> Partition:
+        return shards_partition(labels, clients=50, shards_per_client=2, min_samples=10, seed=seed)
+
+    partition = deal(3)
+    assert partition.sizes == (40,) * 50
+    counts = partition.class_counts(labels, 10)
+    assert (counts > 0).sum(axis=1).max() == 2
+    assert set(counts[counts > 0]) == {20, 40}
+    assert partition.sha256 == deal(3).sha256 != deal(4).sha256
+
+
+def test_shards_that_are_too_small_are_refused() -> None:
+    labels = np.arange(60) % 4
+    with pytest.raises(UsageError, match="60 samples cannot give 8 clients 10 each"):
+        shards_partition(labels, clients=8, shards_per_client=2, min_samples=10, seed=0)
+    with pytest.raises(UsageError, match="60 samples cannot give 8 clients 9 each"):
+        shards_partition(labels, clients=8, shards_per_client=9, min_samples=1, seed=0)
+    # Ten pieces of six or seven samples: some client gets fewer than 15 in two.
+    with pytest.raises(UsageError, match="Shards give a client 12 samples, fewer than the minimum of 13"):
+        shards_partition(
+            np.arange(65) % 4, clients=5, shards_per_client=2, min_samples=13, seed=unlucky_deal()
+        )
+
+
+def unlucky_deal() -> int:
+    """A seed at which two pieces of six samples meet; the first five of ten pieces have seven."""
+    return next(
+        seed
+        for seed in range(100)
+        if any((hand >= 5).all() for hand in np.random.default_rng(seed).permutation(10).reshape(5, 2))
+    )
+
+
+def test_clients_without_samples_are_refused_by_number() -> None:
+    indices = tuple(np.arange(size) for size in (3, 0, 2, 0))
+    with pytest.raises(UsageError, match="Without samples: client 1, 3"):
+        Partition(scheme="", balancing="equal-shards", min_samples=1, seed=0, indices=indices)
+
+
+@pytest.mark.parametrize("scheme", ["dirichlet", "shards"])
+def test_the_record_of_a_run_says_how_the_samples_were_shared_out(scheme: str) -> None:
+    model = known_cost_model()
+    config = training_config(selector="dense", partition=scheme, clients=6, shards_per_client=3, alpha=0.7)
+    federation = build_federation(config, model)
+    report = run_identity(federation, model, None).partition
+    labels = federation.data.train_y.numpy()
+    for client, counts in zip(federation.partition.indices, report.class_counts, strict=True):
+        assert counts == tuple(int((labels[client] == label).sum()) for label in range(10))
+    assert report.sizes == tuple(sum(counts) for counts in report.class_counts)
+    if scheme == "shards":
+        assert (report.alpha, report.shards_per_client) == (None, 3)
+        assert (report.scheme, report.balancing) == ("shards-by-class/mcmahan-2017", "equal-shards")
+    else:
+        assert (report.alpha, report.shards_per_client) == (0.7, None)
+        assert report.balancing == "no-class-for-full-clients"
+
+
+def test_a_record_from_before_class_counts_were_kept_is_read() -> None:
+    old = {
+        "scheme": "dirichlet-by-class/niid-bench",
+        "alpha": 0.3,
+        "min_samples": 10,
+        "seed": 1,
+        "sizes": [12, 30],
+        "sha256": "0" * 64,
+    }
+    report = PartitionReport.model_validate(old)
+    assert report.class_counts == ()
+    assert report.balancing == "no-class-for-full-clients"

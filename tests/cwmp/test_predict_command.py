@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -148,3 +149,22 @@ def test_the_counted_step_is_one_of_many() -> None:
     first, second = step.counted(memory.memory), step.counted(memory.memory)
     assert first.work == second.work
     assert "cross-entropy" in step.description
+
+
+@pytest.mark.parametrize(
+    ("network", "multiply_adds"),
+    [
+        ("lenet", 28**2 * 6 * 3 * 25 + 10**2 * 16 * 6 * 25 + 400 * 120 + 120 * 84 + 84 * 10),
+        ("fedavg-cnn", 28**2 * 32 * 3 * 25 + 10**2 * 64 * 32 * 25 + 1600 * 512 + 512 * 10),
+    ],
+)
+def test_a_network_of_images_needs_no_input_shape(network: str, multiply_adds: int) -> None:
+    """Each weight is used once at each of its places."""
+    arguments = ("--network", network, "--batch-size", "1", "--forward-only", "--json")
+    assert json.loads(run("model.json", *arguments).stdout)["torch_flop"] == 2 * multiply_adds
+
+
+def test_prices_of_a_network_of_images_can_be_exported() -> None:
+    arguments = ["export", "model.json", "--network", "fedavg-cnn", "--out", "costs.json", "--json"]
+    tensors = json.loads(CliRunner().invoke(app, arguments).stdout)["tensors"]
+    assert sum(math.prod(tensor["shape"]) for tensor in tensors) == 878_538
