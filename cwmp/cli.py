@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -33,6 +33,9 @@ from cwmp.command_line import (
 )
 from cwmp.config import RuleName
 from profiler.cli import settings_of
+
+if TYPE_CHECKING:
+    from cwmp.training.run_record import RunReport
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -171,8 +174,16 @@ def train(
     settings: SettingsOption = None,
     assume: AssumeOption = None,
     device: DeviceOption = "auto",
-    engine: Annotated[Literal["local"], typer.Option(help="Where the clients run.")] = "local",
+    engine: Annotated[
+        Literal["local", "flower"], typer.Option(help="What runs the clients; flower needs the extra flower.")
+    ] = "local",
     workers: Annotated[int, typer.Option(min=1, help="Processes that train clients; the same bits.")] = 1,
+    superlink: Annotated[
+        str | None, typer.Option(help="SuperLink of Flower's config.toml [flower: a simulation here].")
+    ] = None,
+    round_timeout_s: Annotated[
+        float, typer.Option(min=1, help="How long flower waits for the answers of a round.")
+    ] = 600.0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -181,6 +192,8 @@ def train(
     from cwmp.predicted_gain import verdict
     from cwmp.training.run import train as run_training
 
+    if engine == "local" and superlink is not None:
+        raise UsageError("--superlink is for --engine flower.")
     console = Console(stderr=True, highlight=False)
     options = {
         "dataset": dataset,
@@ -196,26 +209,57 @@ def train(
     given = {key: value for key, value in options.items() if value is not None}
     training = config_of(config, {**settings_given(settings), **given})
     model = load_cost_model(cost_model).with_assumed(assumed_costs(assume or []))
-    measured_by = measuring_device(device, model, context, console)
-    with bar(console, "round") as advance:
-        result = run_training(
+    if superlink is not None:
+        from cwmp.flower.train import train_deployed
+
+        train_deployed(
             training,
             model,
             out,
-            device=measured_by,
-            workers=workers,
+            superlink,
+            round_timeout_s=round_timeout_s,
             resume=resume,
-            on_start=lambda var_ln_c, gain: print_line(console, verdict(var_ln_c, [gain])),
-            on_round=lambda done: advance(done.round, training.rounds, done.progress),
+            say=lambda line: print_line(console, line),
         )
+        return
+    measured_by = measuring_device(device, model, context, console)
+    if engine == "flower":
+        from cwmp.flower.train import train_simulated
+
+        result = train_simulated(
+            training,
+            model,
+            out,
+            device=None if measured_by is None else measured_by.name,
+            powercap_root=settings_of(context).powercap_root,
+            at_once=workers,
+            round_timeout_s=round_timeout_s,
+            resume=resume,
+            say=lambda line: print_line(console, line),
+        )
+    else:
+        with bar(console, "round") as advance:
+            result = run_training(
+                training,
+                model,
+                out,
+                device=measured_by,
+                workers=workers,
+                resume=resume,
+                on_start=lambda var_ln_c, gain: print_line(console, verdict(var_ln_c, [gain])),
+                on_round=lambda done: advance(done.round, training.rounds, done.progress),
+            )
     if as_json:
         typer.echo(result.model_dump_json(by_alias=True, indent=1))
-        return
+    else:
+        _print_result(result, out, console)
+
+
+def _print_result(result: RunReport, out: Path, console: Console) -> None:
     stdout = Console(highlight=False)
+    boundary = result.identity.config.boundary
     print_line(stdout, f"{result.final_accuracy:.1%} of the test samples right after {result.rounds} rounds.")
-    print_line(
-        stdout, f"{result.boundary_j:.4g} J inside {training.boundary}; {result.price_provenance} costs."
-    )
+    print_line(stdout, f"{result.boundary_j:.4g} J inside {boundary}; {result.price_provenance} costs.")
     for note in result.notes:
         print_line(stdout, f"Note: {note}")
     print_line(console, f"Run in {out}. Next: calijoule report {out}")

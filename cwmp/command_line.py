@@ -12,9 +12,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from calibration_data import NoUsableSensorError, UsageError
+from calibration_data import UsageError
 from profiler.cli import settings_of
-from profiler.devices import open_device
 
 if TYPE_CHECKING:
     from cost_models import CostModel
@@ -108,22 +107,11 @@ def settings_given(pairs: list[str] | None) -> dict[str, Any]:
 
 def measuring_device(name: str, model: CostModel, context: typer.Context, console: Console) -> Device | None:
     """The device whose sensors see the phases; None, with the reason printed, where there is none."""
-    root = settings_of(context).powercap_root
-    device, reason = find_device(name, root, model)
-    if reason:
-        print_line(console, f"Joules are predicted only: {reason}")
-    return device
+    from cwmp.measuring_device import find_device
 
-
-def find_device(name: str, powercap_root: Path, model: CostModel) -> tuple[Device | None, str]:
-    """The device of a name; ``auto`` is the one of the cost model, or none with the reason."""
-    if name == "none":
-        return None, ""
-    if name != "auto":
-        return open_device(name, powercap_root=powercap_root), ""
-    if model.device is None or model.provenance == "literature":
-        return None, "the cost model is of no device here."
-    try:
-        return open_device(model.device.device, powercap_root=powercap_root), ""
-    except (NoUsableSensorError, UsageError) as error:
-        return None, error.message
+    found = find_device(name, model, powercap_root=settings_of(context).powercap_root)
+    if not isinstance(found, str):
+        return found
+    if name != "none":
+        print_line(console, f"Joules are predicted only: {found}")
+    return None

@@ -19,6 +19,7 @@ from cwmp.errors import InvalidCostError, UnknownMemoryError
 from cwmp.links import Link
 from cwmp.op_counts import (
     APPLY_FLOP,
+    HEADER_BYTES,
     IndexCoding,
     Phase,
     Touched,
@@ -197,9 +198,11 @@ class Pricing:
         """Joules of sending; zero where the link is outside the boundary."""
         return self._of_link(0.0 if self.link is None else self.link.uplink_j(payload_bytes))
 
-    def wake_j(self) -> Estimate:
-        """Joules of waking the link; zero where there is none or its source gives none."""
-        return self._of_link(0.0 if self.link is None else self.link.wake_j or 0.0)
+    def fixed_link_j(self) -> Estimate:
+        """Joules of waking the link, as far as its source gives them, and of sending the message's header."""
+        if self.link is None:
+            return self._of_link(0.0)
+        return self._of_link((self.link.wake_j or 0.0) + self.link.uplink_j(HEADER_BYTES[self.index_coding]))
 
     def timed(self, work: Work) -> Work:
         """The same work with the seconds that all cores are awake and busy with it."""

@@ -24,7 +24,6 @@ from cwmp.command_line import (
     SettingsOption,
     assumed_costs,
     config_of,
-    find_device,
     listed,
     print_line,
     settings_given,
@@ -130,13 +129,20 @@ def _budgets(given: StudyFile, budgets_j: str | None, fractions: str | None) -> 
 
 
 def _device(name: str, powercap_root: Path, model: CostModel) -> Device | None:
-    return find_device(name, powercap_root, model)[0]
+    from cwmp.measuring_device import find_device
+
+    found = find_device(name, model, powercap_root=powercap_root)
+    return None if isinstance(found, str) else found
 
 
 def _say_what_is_not_measured(console: Console, name: str, root: Path, models: Sequence[CostModel]) -> None:
-    for reason in dict.fromkeys(find_device(name, root, model)[1] for model in models):
-        if reason:
-            print_line(console, f"Joules are predicted only: {reason}")
+    from cwmp.measuring_device import find_device
+
+    if name == "none":
+        return
+    found = [find_device(name, model, powercap_root=root) for model in models]
+    for reason in dict.fromkeys(reason for reason in found if isinstance(reason, str)):
+        print_line(console, f"Joules are predicted only: {reason}")
 
 
 @contextmanager

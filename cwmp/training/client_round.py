@@ -22,7 +22,7 @@ from cwmp.training.local_training import LocalUpdate, local_update, single_threa
 from cwmp.training.phase_meter import Seen, SeeWork, Works
 from cwmp.training.phases import client_energy, client_works
 from cwmp.training.run_record import ClientReport, PhaseEnergy
-from cwmp.training.sparse_update import SparseUpdate, add_to, pack
+from cwmp.training.sparse_update import add_to, decode, encode, pack
 
 Weights = Mapping[str, Tensor]
 
@@ -32,12 +32,12 @@ class ClientResult:
     """What leaves a client after a round, and what stays there.
 
     Attributes:
-        message: goes to the server.
+        message: goes to the server, as the bytes of ``sparse_update.encode``.
         report: what it did and what that cost.
         residual: what it did not send; empty without error feedback, and where it stays with the client.
     """
 
-    message: SparseUpdate
+    message: bytes
     report: ClientReport
     residual: Weights
 
@@ -79,9 +79,9 @@ def _client_round(
     )
     masks = choice.selection.masks
     see["select"] = meter.replay(lambda: select_again(wanted, choice, seed=seed))
-    message, see["pack"] = meter.run(lambda: pack(wanted, masks))
-    see["aggregate"] = meter.replay(_adding(message, torch.float64))
-    see["apply"] = meter.replay(_adding(message, torch.float32))
+    message, see["pack"] = meter.run(lambda: encode(pack(wanted, masks), wanted))
+    see["aggregate"] = meter.replay(_aggregating(message, wanted))
+    see["apply"] = meter.replay(_applying(message, wanted))
     see["uplink"] = _link_is_not_seen
 
     if config.error_feedback:
@@ -91,7 +91,7 @@ def _client_round(
         choice.cost,
         masks,
         federation.training.of_client(trained.samples),
-        message.payload_bytes,
+        len(message),
     )
     seen = {phase: see[phase](works[phase]) for phase in works}
     energy = client_energy(federation.costs, choice.cost, works, seen)
@@ -120,10 +120,17 @@ def train_client(federation: Federation, weights: Weights, round_index: int, cli
     )
 
 
-def _adding(message: SparseUpdate, dtype: torch.dtype) -> Callable[[], None]:
-    """Add a message to a vector of its own, as the server and then the client would."""
-    vector = torch.zeros(message.coordinates, dtype=dtype)
-    return lambda: add_to(vector, message, 1.0)
+def _aggregating(message: bytes, network: Weights) -> Callable[[], None]:
+    """Read a message and add it to a sum of its own, as the server would."""
+    vector = torch.zeros(decode(message, network).coordinates, dtype=torch.float64)
+    return lambda: add_to(vector, decode(message, network), 1.0)
+
+
+def _applying(message: bytes, network: Weights) -> Callable[[], None]:
+    """Add what was sent to weights of its own, as the client would."""
+    kept = decode(message, network)
+    vector = torch.zeros(kept.coordinates)
+    return lambda: add_to(vector, kept, 1.0)
 
 
 def _link_is_not_seen(works: Works) -> Seen:
@@ -136,7 +143,7 @@ def _client_report(
     trained: LocalUpdate,
     wanted: Weights,
     choice: Choice,
-    message: SparseUpdate,
+    message: bytes,
     energy: dict[Phase, PhaseEnergy],
 ) -> ClientReport:
     selection, budget = choice.selection, federation.budget
@@ -159,7 +166,7 @@ def _client_report(
         retained_squared_norm=selection.retained_squared_norm,
         topk_retained_squared_norm=_retained_by("topk", choice, wanted),
         cwmp_retained_squared_norm=_retained_by("cwmp", choice, wanted),
-        payload_bytes=message.payload_bytes,
+        payload_bytes=len(message),
         energy=energy,
     )
 

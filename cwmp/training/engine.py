@@ -47,6 +47,10 @@ class Engine(Protocol):
         """
         ...
 
+    def notes(self) -> Sequence[str]:
+        """What a reader of the run's summary must know of where its clients ran."""
+        ...
+
 
 class LocalEngine:
     """Runs the clients in this process, one after the other, so that their joules can be told apart."""
@@ -62,6 +66,10 @@ class LocalEngine:
         """One answer per client, in the order given."""
         for client in clients:
             yield attempt(self._federation, weights, residuals.get(client, {}), round_index, client)
+
+    def notes(self) -> tuple[str, ...]:
+        """Nothing: they ran here."""
+        return ()
 
 
 def attempt(

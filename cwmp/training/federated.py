@@ -39,7 +39,7 @@ from cwmp.training.local_training import DivergedError, evaluate, single_thread,
 from cwmp.training.residuals import Residuals, ResidualsInMemory
 from cwmp.training.run_record import ClientReport, DroppedClient, RoundReport, summed_energy
 from cwmp.training.server_optimizer import optimizer_state, optimizer_step
-from cwmp.training.sparse_update import MeanUpdate, flatten, unflatten
+from cwmp.training.sparse_update import MeanUpdate, decode, flatten, unflatten
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +149,7 @@ def _booked(
         if isinstance(answer, DroppedClient):
             dropped.append(answer)
             continue
-        mean.add(answer.message, answer.report.samples)
+        mean.add(decode(answer.message, state.weights), answer.report.samples)
         if answer.residual:
             residuals = residuals.remembering(answer.report.client, number, answer.residual)
         ledger = _charged(ledger, answer.report)

@@ -108,7 +108,7 @@ def build_federation(
         classes=data.classes,
         seed=derived_seed(config.seed, "network"),
     )
-    costs = cost_vector(network, model, boundary=config.boundary, density=1.0, link=config.link)
+    costs = _prices(config, network, model, config.link)
     own = Federation(
         config=config,
         data=data,
@@ -157,9 +157,7 @@ def _group(own: Federation, settings: GroupSettings, model: CostModel, device: D
         config = config.model_copy(update=budgets)
     seen_by = _device_of_group(settings, model, own, device)
     try:
-        costs = cost_vector(
-            own.network, model, boundary=config.boundary, density=1.0, link=settings.link or config.link
-        )
+        costs = _prices(config, own.network, model, settings.link or config.link)
         budget = _budget(config, costs)
     except UsageError as error:
         raise UsageError(f"Group {settings.name}: {error.message}", next_step=error.next_step) from error
@@ -195,6 +193,17 @@ def _device_of_group(
     if wanted is not None and wanted.startswith("sim:"):
         return open_device(wanted)
     return f"clients of the group {settings.name} are {described or 'of no known device'}, not {device.name}"
+
+
+def _prices(config: TrainingConfig, network: nn.Module, model: CostModel, link: str | None) -> CostVector:
+    return cost_vector(
+        network,
+        model,
+        boundary=config.boundary,
+        density=1.0,
+        link=link,
+        index_coding="golomb",  # as sparse_update codes them
+    )
 
 
 def _budget(config: TrainingConfig, costs: CostVector) -> RoundBudget:

@@ -22,6 +22,16 @@ from calibration_data.files import write_whole
 
 Weights = Mapping[str, Tensor]
 
+_UNREADABLE = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    pickle.UnpicklingError,
+)
 _NEXT_STEP = "Remove the run's folder and train again."
 
 
@@ -72,7 +82,7 @@ class ResidualFiles(Residuals):
         try:
             residual = torch.load(path, weights_only=True)
             shapes = {name: value.shape for name, value in residual.items()}
-        except (OSError, RuntimeError, EOFError, ValueError, AttributeError, pickle.UnpicklingError) as error:
+        except _UNREADABLE as error:
             raise InvalidFileError(path, "it is no residual", next_step=_NEXT_STEP) from error
         if shapes != {name: value.shape for name, value in self._like.items()}:
             raise InvalidFileError(path, "it belongs to another network", next_step=_NEXT_STEP)

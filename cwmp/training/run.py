@@ -112,5 +112,7 @@ def train(
     rounds = read_rounds(out / ROUNDS)
     write_csv(out / TABLE, [report.row() for report in rounds])
     summary = run_report(identity, federation, state.ledger, rounds, gain)
+    if engine is not None:
+        summary = summary.model_copy(update={"notes": (*summary.notes, *engine.notes())})
     write_whole(out / SUMMARY, summary.model_dump_json(by_alias=True, indent=1) + "\n")
     return summary

@@ -75,7 +75,7 @@ class ClientReport(_Frozen):
         retained_squared_norm: Σ g² over those that were sent.
         topk_retained_squared_norm: what ``topk`` keeps of this very update for ``priced_j`` joules.
         cwmp_retained_squared_norm: the same for ``cwmp``.
-        payload_bytes: indices and values, without framing.
+        payload_bytes: length of the message; what a transport puts around it is not in it.
         energy: joules by phase.
     """
 

@@ -49,9 +49,9 @@ def run_identity(
     class_counts = partition.class_counts(data.train_y.numpy(), data.classes)
     return RunIdentity(
         config=federation.config,
-        cost_model_sha256=_sha256(cost_model),
+        cost_model_sha256=cost_model_sha256(cost_model),
         cost_model_provenance=cost_model.provenance,
-        cost_model_device=_described_device(cost_model),
+        cost_model_device=described_device(cost_model),
         measuring_device=None if device is None else device.name,
         partition=PartitionReport(
             scheme=partition.scheme,
@@ -75,9 +75,9 @@ def _group_identity(group: Group) -> GroupIdentity:
     return GroupIdentity(
         name=group.name,
         clients=tuple(sorted(group.clients)),
-        cost_model_sha256=_sha256(group.model),
+        cost_model_sha256=cost_model_sha256(group.model),
         cost_model_provenance=group.model.provenance,
-        cost_model_device=_described_device(group.model),
+        cost_model_device=described_device(group.model),
         measuring_device=group.measuring_device,
         budget_j=config.budget_j,
         budget_fraction=config.budget_fraction,
@@ -85,11 +85,13 @@ def _group_identity(group: Group) -> GroupIdentity:
     )
 
 
-def _sha256(model: CostModel) -> str:
+def cost_model_sha256(model: CostModel) -> str:
+    """Digest of a cost model's document."""
     return hashlib.sha256(model.document.model_dump_json(by_alias=True).encode()).hexdigest()
 
 
-def _described_device(model: CostModel) -> str:
+def described_device(model: CostModel) -> str:
+    """Name of the device that a cost model describes."""
     return "literature" if model.device is None else model.device.device
 
 

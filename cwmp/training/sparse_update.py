@@ -1,21 +1,39 @@
-"""What a client sends: the kept coordinates of its update as indices and values.
+"""What a client sends: the kept coordinates of its update, their values as they are and their numbers coded.
 
-Indices run through the tensors in the order of the network's parameters, each in row-major order: int32
-where every index fits, else int64 (a float32 index would be wrong from 2²⁴ on). A full update needs no
-indices. Whatever arrives is checked before it is used, for a node can send anything.
+    header    24 bytes: magic, version, kind, digest of the network, number of kept coordinates
+    values    float32, little endian, in ascending order of their coordinates
+    indices   as ``cwmp.index_coding`` writes them; none where every coordinate is sent
+
+Coordinates are numbered through the tensors in the order of the network's parameters, each in row-major
+order. What is counted and paid for is the length of these bytes, whichever engine carries them. Whatever
+arrives is checked before it is used, for a node can send anything: no memory is taken for what a message
+merely declares, and a message that is not valid changes nothing.
 """
 
 from __future__ import annotations
 
+import hashlib
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from calibration_data import UsageError
+from cwmp.index_coding import decode_indices, encode_indices, most_coded_bytes
+
+MAGIC = b"CJUP"
+VERSION = 1
+"""Of the bytes. 1: the first."""
+ALL, SOME = 0, 1
+"""Kinds of message: every coordinate, or those whose indices follow."""
 
 INT32_COORDINATES = 2**31
+VALUE_BYTES = 4
+
+_HEADER = struct.Struct("<4sBBxx8sQ")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +52,7 @@ class SparseUpdate:
 
     @property
     def payload_bytes(self) -> int:
-        """Bytes of indices and values, without framing."""
+        """Bytes of indices and values as they are here, not coded."""
         index_bytes = 0 if self.indices is None else self.indices.numel() * self.indices.element_size()
         return index_bytes + self.values.numel() * self.values.element_size()
 
@@ -53,6 +71,48 @@ def pack(update: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> SparseUpd
     index_type = torch.int32 if flat.numel() <= INT32_COORDINATES else torch.int64
     indices = kept.nonzero().squeeze(1)
     return SparseUpdate(indices=indices.to(index_type), values=flat[indices], coordinates=flat.numel())
+
+
+def encode(message: SparseUpdate, network: Mapping[str, Tensor]) -> bytes:
+    """The bytes of a message.
+
+    Args:
+        message: from ``pack``.
+        network: tensors by parameter name, whose names and shapes are the network's.
+
+    Raises:
+        UsageError: its indices are not strictly ascending.
+    """
+    kind = ALL if message.indices is None else SOME
+    header = _HEADER.pack(MAGIC, VERSION, kind, _digest(network), message.values.numel())
+    values = message.values.cpu().numpy().astype("<f4", copy=False).tobytes()
+    indices = b"" if message.indices is None else encode_indices(message.indices.cpu().long().numpy())
+    return header + values + indices
+
+
+def decode(payload: bytes, network: Mapping[str, Tensor]) -> SparseUpdate:
+    """Read the bytes of a message, wherever they come from.
+
+    Args:
+        payload: nothing before and nothing after the message.
+        network: tensors by parameter name, whose names and shapes are the network's.
+
+    Raises:
+        UsageError: they are not a valid update of this network.
+    """
+    coordinates = sum(tensor.numel() for tensor in network.values())
+    kind, kept = _read_header(payload, network, coordinates)
+    end = _HEADER.size + kept * VALUE_BYTES
+    values = np.frombuffer(payload, dtype="<f4", count=kept, offset=_HEADER.size).astype(np.float32)
+    indices = None
+    if kind == SOME:
+        try:
+            indices = torch.from_numpy(decode_indices(memoryview(payload)[end:], kept, coordinates))
+        except UsageError as error:
+            raise _invalid("its indices cannot be read") from error
+    message = SparseUpdate(indices=indices, values=torch.from_numpy(values), coordinates=coordinates)
+    _check(message, coordinates)
+    return message
 
 
 def add_to(accumulator: Tensor, message: SparseUpdate, weight: float) -> None:
@@ -132,6 +192,33 @@ def unflatten(flat: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: part.view_as(value) for (name, value), part in zip(like.items(), parts, strict=True)}
 
 
+def _read_header(payload: bytes, network: Mapping[str, Tensor], coordinates: int) -> tuple[int, int]:
+    """Kind and number of values of a message whose length fits them."""
+    most_bytes = _HEADER.size + coordinates * VALUE_BYTES + most_coded_bytes(coordinates)
+    if len(payload) > most_bytes:
+        raise _invalid(f"it has {len(payload)} bytes, and no update of this network more than {most_bytes}")
+    if len(payload) < _HEADER.size:
+        raise _invalid("it is shorter than a header")
+    magic, version, kind, digest, kept = _HEADER.unpack_from(payload)
+    if magic != MAGIC or kind not in (ALL, SOME) or payload[6:8] != bytes(2):
+        raise _invalid("it does not begin as one")
+    if version != VERSION:
+        raise _invalid(f"it is of version {version}, not {VERSION}")
+    if digest != _digest(network):
+        raise _invalid("it belongs to another network")
+    body_bytes = len(payload) - _HEADER.size
+    fits = kept == coordinates and body_bytes == kept * VALUE_BYTES if kind == ALL else kept <= coordinates
+    if not fits or kept * VALUE_BYTES > body_bytes:
+        raise _invalid("its size is not that of the network")
+    return kind, kept
+
+
+def _digest(network: Mapping[str, Tensor]) -> bytes:
+    """Eight bytes that tell networks apart whose parameters have other names, shapes or another order."""
+    layout = [(name, tuple(tensor.shape)) for name, tensor in network.items()]
+    return hashlib.sha256(repr(layout).encode()).digest()[:8]
+
+
 def _check(message: SparseUpdate, coordinates: int) -> None:
     indices, values = message.indices, message.values
     sent = coordinates if indices is None else indices.numel()
@@ -146,4 +233,8 @@ def _check(message: SparseUpdate, coordinates: int) -> None:
         elif not bool((indices[1:] > indices[:-1]).all()):
             problem = "its indices are not strictly ascending"
     if problem:
-        raise UsageError(f"A client's message is not valid: {problem}.", next_step="Its client was not used.")
+        raise _invalid(problem)
+
+
+def _invalid(problem: str) -> UsageError:
+    return UsageError(f"A client's message is not valid: {problem}.", next_step="Its client was not used.")

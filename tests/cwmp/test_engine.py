@@ -51,6 +51,9 @@ class Distant:
             self._residuals[client] = result.residual
             yield replace(result, residual={})
 
+    def notes(self) -> tuple[str, ...]:
+        return ("Clients ran in the distance.",)
+
 
 def weights_after(federation: Federation, engine: Any, rounds: int) -> tuple[Weights, list[dict[str, Any]]]:
     state, reports = initial_state(federation), []
@@ -96,6 +99,7 @@ def test_a_round_without_an_answer_changes_nothing(tmp_path: Path) -> None:
         summary.notes
     )
     assert "No client answered in 2 rounds, which changed nothing: 1, 2." in summary.notes
+    assert summary.notes[-1] == "Clients ran in the distance."
 
 
 def test_a_run_is_resumed_by_the_engine_that_began_it(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from fakes.known_costs import known_cost_model
 from torch import Tensor, nn
 
 from cwmp.config import TrainingConfig, training_config
+from cwmp.links import named_link
 from cwmp.networks import build_network
 from cwmp.seeding import derived_seed
 from cwmp.training.client_round import ClientResult, client_round
@@ -16,7 +17,7 @@ from cwmp.training.federated import FederatedState, initial_state, participants,
 from cwmp.training.federation import Federation, build_federation, local_settings
 from cwmp.training.local_training import DivergedError, batches, local_update, weights_of
 from cwmp.training.run_record import WALL_CLOCK_FIELDS, RoundReport, accuracies_of
-from cwmp.training.sparse_update import MeanUpdate
+from cwmp.training.sparse_update import MeanUpdate, decode
 from profiler.devices import open_device
 
 MODEL = known_cost_model(relative_u=0.02)
@@ -39,9 +40,10 @@ def rounds(federation: Federation, count: int) -> tuple[FederatedState, list[Rou
     return state, reports
 
 
-def mean_of(result: ClientResult) -> Tensor:
-    mean = MeanUpdate(result.message.coordinates)
-    mean.add(result.message, result.report.samples)
+def mean_of(result: ClientResult, weights: Any) -> Tensor:
+    message = decode(result.message, weights)
+    mean = MeanUpdate(message.coordinates)
+    mean.add(message, result.report.samples)
     return mean.value
 
 
@@ -106,10 +108,10 @@ def test_only_what_was_kept_moves_the_weights() -> None:
     federation = build_federation(config(clients=1), MODEL)
     start = initial_state(federation)
     result = client_round(federation, start.weights, {}, 1, 0)
-    after, _ = server_step(federation.config, start.weights, {}, mean_of(result))
+    after, _ = server_step(federation.config, start.weights, {}, mean_of(result, start.weights))
     moved = sum(int((after[name] != start.weights[name]).sum()) for name in after)
     assert 0 < moved <= result.report.kept < federation.costs.coordinates
-    assert result.report.kept == result.message.values.numel()
+    assert result.report.kept == decode(result.message, start.weights).values.numel()
 
 
 def test_error_feedback_loses_nothing() -> None:
@@ -130,7 +132,7 @@ def test_error_feedback_loses_nothing() -> None:
             local_settings(federation.config),
             seed=derived_seed(0, "local", round_index=number, client=0),
         ).update
-        after, _ = server_step(federation.config, weights, {}, mean_of(result))
+        after, _ = server_step(federation.config, weights, {}, mean_of(result, weights))
         for name in learned:
             learned[name] += update[name]
             sent[name] += weights[name] - after[name]
@@ -181,7 +183,7 @@ def test_what_a_round_reports() -> None:
         assert client.predicted_j <= client.upper_j <= client.budget_j
         assert client.retained_squared_norm <= client.cwmp_retained_squared_norm <= client.squared_norm
         assert client.topk_retained_squared_norm <= client.cwmp_retained_squared_norm * (1 + 1e-3)
-        assert client.payload_bytes == 8 * client.kept
+        assert client.payload_bytes < 24 + 5.3 * client.kept
         limited = sum(client.energy[phase].predicted_j or 0.0 for phase in ("select", "pack", "apply"))
         assert limited == pytest.approx(client.predicted_j, rel=1e-9)
         assert client.energy["train"].provenance == "simulated"
@@ -193,6 +195,20 @@ def test_what_a_round_reports() -> None:
     assert reports[-1].cumulative_measured_j["pack"] == pytest.approx(packed, rel=1e-12)
     assert "uplink" not in reports[-1].cumulative_measured_j
     assert state.ledger.granted_j == pytest.approx(6 * (federation.budget.budget_j or 0.0))
+
+
+def test_the_link_is_paid_for_the_bytes_that_are_sent() -> None:
+    settings = config(boundary="update+uplink", link="wifi-2012", budget_fraction=0.05)
+    _, (report,) = rounds(build_federation(settings, MODEL), 1)
+    link = named_link("wifi-2012")
+    for client in report.clients:
+        assert client.energy["uplink"].predicted_j == pytest.approx(
+            link.uplink_j(client.payload_bytes) + (link.wake_j or 0.0), rel=1e-12
+        )
+        phases = ("select", "pack", "uplink", "apply")
+        assert client.predicted_j == pytest.approx(sum(client.energy[p].predicted_j or 0 for p in phases))
+        assert client.budget_j is not None
+        assert client.upper_j <= client.budget_j
 
 
 def test_the_ablation_trains_as_topk_does_and_says_what_prices_would_have_kept() -> None:
@@ -223,7 +239,7 @@ def test_dense_ignores_the_budget_and_says_so() -> None:
         assert client.budget_j is None
         assert client.kept == 2692
         assert client.retained_squared_norm == client.squared_norm == client.cwmp_retained_squared_norm
-        assert client.payload_bytes == 4 * client.kept
+        assert client.payload_bytes == 24 + 4 * client.kept
 
 
 def test_digits_are_learned_without_pruning() -> None:
