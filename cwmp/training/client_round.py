@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -98,10 +99,10 @@ def _client_round(
         wanted, federation.budget, rule=config.selector, seed=seed, equal_prices=config.equal_prices
     )
     masks = choice.selection.masks
-    see["select"] = meter.replay(lambda: select_again(wanted, choice, seed=seed))
+    see["select"] = meter.replay(lambda: partial(select_again, wanted, choice, seed=seed))
     message, see["pack"] = meter.run(lambda: encode(pack(wanted, masks), wanted))
-    see["aggregate"] = meter.replay(_aggregating(message, wanted))
-    see["apply"] = meter.replay(_applying(message, wanted))
+    see["aggregate"] = meter.replay(lambda: _aggregating(message, wanted))
+    see["apply"] = meter.replay(lambda: _applying(message, wanted))
     see["uplink"] = _link_is_not_seen
 
     if config.error_feedback:
