@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -138,7 +139,8 @@ def require_finite(update: Mapping[str, Tensor], client: int) -> None:
     Raises:
         DivergedError: it is not finite.
     """
-    if not all(bool(torch.isfinite(value).all()) for value in update.values()):
+    # torch.isfinite takes ten times as long.
+    if not all(np.isfinite(value.numpy()).all() for value in update.values()):
         raise DivergedError(
             f"The update of client {client} is not finite.", next_step="Try a smaller learning_rate."
         )
