@@ -18,6 +18,7 @@ from functools import cached_property
 from types import MappingProxyType
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -135,9 +136,21 @@ class CostVector:
         Raises:
             UsageError: a name is unknown, a mask has another shape, or a count is impossible.
         """
-        pricing = self.pricing
         touched = {name: self._touched(name, part) for name, part in kept.items()}
         full = sum(part.kept for part in touched.values()) == self.coordinates
+        if full and list(kept) == list(self.tensors) and all(isinstance(p, Tensor) for p in kept.values()):
+            return self._cost_of_everything
+        return self._cost(touched, 0.0 if full else self._index_bytes(kept, touched), full=full)
+
+    @cached_property
+    def _cost_of_everything(self) -> MaskCost:
+        masks = {name: torch.ones(cost.layout.shape, dtype=torch.bool) for name, cost in self.tensors.items()}
+        touched = {name: self._touched(name, mask) for name, mask in masks.items()}
+        return self._cost(touched, 0.0, full=True)
+
+    def _cost(self, touched: Mapping[str, Touched], coded_bytes: float, *, full: bool) -> MaskCost:
+        """What touching so much costs, with so many bytes of indices."""
+        pricing = self.pricing
         work: dict[str, Mapping[Phase, Work]] = {}
         priced_j = 0.0
         for name, part in touched.items():
@@ -147,7 +160,7 @@ class CostVector:
             priced_j += part.kept * cost.price_j.value
         marginal_work = total_work(phase for phases in work.values() for phase in phases.values())
         update_j = pricing.model.predict_j(marginal_work)
-        content_bytes = self._value_bytes(touched) + (0.0 if full else self._index_bytes(kept, touched))
+        content_bytes = self._value_bytes(touched) + coded_bytes
         uplink_j, fixed_link_j = pricing.uplink_j(content_bytes), pricing.fixed_link_j()
         on_device_j = pricing.model.predict_j(self.fixed_work + marginal_work)
         link_j = Estimate(

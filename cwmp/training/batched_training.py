@@ -152,11 +152,11 @@ def updates_together(
 
 @dataclass(frozen=True)
 class _Batches:
-    """One step of the clients that still train.
+    """Batches of one step of many clients, or of many steps of one.
 
     Attributes:
-        indices: of the samples, filled up to the same number, int64, shape (active, batch).
-        lengths: how many of them are the client's batch, shape (active, 1).
+        indices: of the samples, filled up to the same number, int64, shape (batches, width).
+        lengths: how many of them are the batch, shape (batches, 1).
     """
 
     indices: Tensor
@@ -166,27 +166,24 @@ class _Batches:
 def _plan(shares: Sequence[Share], settings: LocalSettings) -> list[_Batches]:
     """The steps of some clients, those with most samples first."""
     width = min(settings.batch_size, len(shares[0].indices))
-    of_clients = [_filled_batches(share, settings, width) for share in shares]
-    plan = []
-    for step in range(len(of_clients[0])):
-        active = [batches[step] for batches in of_clients if step < len(batches)]
-        plan.append(
-            _Batches(
-                torch.stack([indices for indices, _ in active]),
-                torch.tensor([[length] for _, length in active]),
-            )
-        )
-    return plan
+    filled = [_filled_batches(share, settings, width) for share in shares]
+    # Steps first; clients that have finished are the last ones, and are cut off.
+    indices = nn.utils.rnn.pad_sequence([of_client.indices for of_client in filled])
+    lengths = nn.utils.rnn.pad_sequence([of_client.lengths for of_client in filled])
+    active = lengths.count_nonzero(1).flatten().tolist()
+    return [_Batches(indices[step, :clients], lengths[step, :clients]) for step, clients in enumerate(active)]
 
 
-def _filled_batches(share: Share, settings: LocalSettings, width: int) -> list[tuple[Tensor, int]]:
-    """Each batch of a client, filled up with its own first sample, and its length without it."""
+def _filled_batches(share: Share, settings: LocalSettings, width: int) -> _Batches:
+    """Each batch of one client, filled up with its own first sample."""
     generator = torch.Generator().manual_seed(share.seed)
-    filled = []
+    rows, lengths = [], []
     for batch in batches(len(share.indices), settings, generator):
-        whole = torch.cat([batch, batch[:1].expand(width - len(batch))]) if len(batch) < width else batch
-        filled.append((share.indices[whole], len(batch)))
-    return filled
+        lengths.append([len(batch)])
+        rows.append(batch)
+        if len(batch) < width:
+            rows.append(batch[:1].expand(width - len(batch)))
+    return _Batches(share.indices[torch.cat(rows).view(-1, width)], torch.tensor(lengths))
 
 
 def _step(
