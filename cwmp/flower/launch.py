@@ -9,7 +9,9 @@ dependencies, and calijoule is installed wherever it runs.
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -27,6 +29,8 @@ from calibration_data.files import write_whole
 
 CONNECTION = "calijoule"
 INSTALL = "pip install 'calijoule[flower]'"
+COMPLETED = "finished:completed"
+STARTED = re.compile(r"started run (\d+)")
 START_S = 120.0
 END_S = 15.0
 
@@ -76,7 +80,7 @@ def simulate(app: Path, home: Path, *, clients: int, at_once: int, say: Callable
 
 
 def deploy(app: Path, connection: str, *, say: Callable[[str], None]) -> None:
-    """Run an app on a SuperLink that is running.
+    """Run an app on a SuperLink that is running, and wait for its end.
 
     Args:
         app: folder with the app's pyproject.toml.
@@ -84,9 +88,29 @@ def deploy(app: Path, connection: str, *, say: Callable[[str], None]) -> None:
         say: gets what the programs print, line by line.
 
     Raises:
-        FlowerError: the run could not be started.
+        FlowerError: the run could not be started, could not be followed to its end, or failed.
     """
-    _follow(["flwr", "run", str(app), connection, "--stream"], _environment(None), say)
+    started: list[str] = []
+
+    def hear(line: str) -> None:
+        found = STARTED.search(line)
+        started.extend(found.groups() if found else ())
+        say(line)
+
+    _follow(["flwr", "run", str(app), connection, "--stream"], _environment(None), hear)
+    status = _status(started[0], connection) if started else "not started"
+    if status != COMPLETED:
+        raise FlowerError(f"The run is {status}.", next_step="Look at what Flower printed above.")
+
+
+def _status(run: str, connection: str) -> str:
+    """What the SuperLink says of a run."""
+    command = ["flwr", "list", connection, "--run-id", run, "--format", "json"]
+    listed = subprocess.run(command, env=_environment(None), capture_output=True, text=True, check=False)
+    try:
+        return str(json.loads(listed.stdout)["runs"][0]["status"])
+    except (ValueError, LookupError, TypeError):
+        return "not known to the SuperLink"
 
 
 @contextmanager
@@ -155,7 +179,7 @@ def _follow(command: Sequence[str], environment: dict[str, str], say: Callable[[
     last = ""
     try:
         for line in process.stdout:
-            last = line.strip() or last
+            last = line.strip("│ \n") if any(map(str.isalpha, line)) else last
             say(line.rstrip("\n"))
         process.wait()
     finally:
