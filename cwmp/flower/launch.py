@@ -9,6 +9,7 @@ dependencies, and calijoule is installed wherever it runs.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
@@ -16,13 +17,16 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from types import FrameType
 
 from calibration_data import CalijouleError, UsageError
 from calibration_data.files import write_whole
@@ -72,7 +76,7 @@ def simulate(app: Path, home: Path, *, clients: int, at_once: int, say: Callable
     Raises:
         FlowerError: the SuperLink could not be started, or the run could not.
     """
-    with _super_link(home) as address:
+    with _ended_by_signals(), _super_link(home) as address:
         _connect(home, address)
         size = f"num-supernodes={clients} client-resources-num-cpus=1 init-args-num-cpus={at_once}"
         command = ["flwr", "run", str(app), CONNECTION, "--federation-config", size, "--stream"]
@@ -114,6 +118,23 @@ def _status(run: str, connection: str) -> str:
 
 
 @contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM end what was started, as an interrupt from the keyboard does."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def _super_link(home: Path) -> Iterator[str]:
     """A SuperLink of our own; it and all that it has started are ended."""
     port = _free_port()
@@ -122,13 +143,23 @@ def _super_link(home: Path) -> Iterator[str]:
     log_file = home / "superlink.log"
     with open(log_file, "wb") as log:
         process = subprocess.Popen(
-            command, env=_environment(home), stdout=log, stderr=log, start_new_session=True
+            command,
+            env=_environment(home),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=_end_with_parent,
         )
     try:
         _wait_until_ready(process, port, log_file)
         yield f"127.0.0.1:{port}"
     finally:
-        _end(process)
+        end(process)
+
+
+def _end_with_parent() -> None:
+    """A killed command cannot end its SuperLink any more, so the kernel does: prctl(2), PR_SET_PDEATHSIG."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log_file: Path) -> None:
@@ -146,18 +177,50 @@ def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log_file: Pat
     )
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a program that we have started in a session of its own, and whatever it has left there."""
+def end(process: subprocess.Popen[bytes], *, patience_s: float = END_S) -> None:
+    """End a program that we have started and all that come from it; they have sessions of their own.
+
+    Args:
+        process: the program.
+        patience_s: how long they may take to end by themselves.
+    """
+    family = _family(process.pid)
     for request in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, request)
-        except ProcessLookupError:
-            break
-        try:
-            process.wait(END_S)
-        except subprocess.TimeoutExpired:
-            continue
+        for member in filter(lives, family):
+            with suppress(ProcessLookupError):
+                os.kill(member, request)
+        deadline = time.monotonic() + patience_s
+        while any(map(lives, family)) and time.monotonic() < deadline:
+            process.poll()
+            time.sleep(0.05)
     process.wait()
+
+
+def _family(ancestor: int) -> list[int]:
+    """A process, its children, theirs, and so on."""
+    children: dict[int, list[int]] = defaultdict(list)
+    for folder in Path("/proc").glob("[0-9]*"):
+        if (state := _state(int(folder.name))) is not None:
+            children[state[1]].append(int(folder.name))
+    family = [ancestor]
+    for member in family:
+        family += children[member]
+    return family
+
+
+def lives(process: int) -> bool:
+    """Whether a process has not ended."""
+    state = _state(process)
+    return state is not None and state[0] not in "ZX"
+
+
+def _state(process: int) -> tuple[str, int] | None:
+    """State and parent of a process, from proc(5)'s stat; None if it is gone."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return fields[0], int(fields[1])
 
 
 def _connect(home: Path, address: str) -> None:
