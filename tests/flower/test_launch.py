@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from importlib.machinery import ModuleSpec
@@ -115,18 +116,27 @@ def test_a_superlink_that_does_not_start_says_why(tmp_path: Path, monkeypatch: p
         launch.simulate(tmp_path, tmp_path, clients=1, at_once=1, say=print)
 
 
-def test_whatever_was_started_is_ended(tmp_path: Path) -> None:
-    """A grandchild in a session of its own that does not care for SIGTERM, as a program of Flower's could be."""
-    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
-    child = (
-        "import subprocess, sys, time\n"
-        f"grandchild = subprocess.Popen([sys.executable, '-c', {deaf!r}], start_new_session=True,"
-        " stdout=subprocess.PIPE)\n"
-        "grandchild.stdout.readline()\nprint(grandchild.pid, flush=True)\ntime.sleep(60)\n"
-    )
-    process = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    grandchild = int(process.stdout.readline())
-    launch.end(process, patience_s=0.2)
-    assert process.returncode is not None
-    assert not launch.lives(grandchild)
+DEAF = """
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print(flush=True)
+time.sleep(60)
+"""
+PARENT = f"""
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", {DEAF!r}], start_new_session=True, stdout=subprocess.PIPE)
+child.stdout.readline()
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_whatever_was_started_is_ended() -> None:
+    """A child in a session of its own, which does not care for SIGTERM."""
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        assert launch.lives(child)
+        launch.end(parent, patience_s=0.3)
+        assert parent.returncode == -signal.SIGTERM
+    assert not launch.lives(child)
