@@ -194,9 +194,12 @@ def main() -> None:
     parser.add_argument("--no-flower", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    console = Console()
     with_flower = not arguments.no_flower and find_spec("flwr") and find_spec("ray")
     columns = ("plain loop", "ours", f"{WORKERS} workers", "Flower")
-    table = Table("network", *(f"{name} / s" for name in columns), "plain / best of ours", "Flower / ours")
+    table = Table(
+        "network", *(f"{name} / s" for name in columns), "plain / best of ours", "Flower / best of ours"
+    )
     stolen = stolen_s()
     with tempfile.TemporaryDirectory() as folder:
         model = simulated_model(Path(folder))
@@ -221,7 +224,7 @@ def main() -> None:
 
             seconds["Flower"] = flower_rounds(name, of.batch_size, arguments.repeats)
         table.add_row(*row(name, seconds))
-    console = Console()
+        console.print(" | ".join(row(name, seconds)))
     console.print(f"{CLIENTS} clients, rule {arguments.rule}; seconds of a round, minimum / median.")
     console.print(table)
     console.print(f"Stolen by other guests of the host: {stolen_s() - stolen:.1f} s of CPU time.")

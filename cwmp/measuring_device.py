@@ -10,7 +10,7 @@ from profiler.device import Device
 from profiler.devices import open_device
 
 
-def measuring_device(name: str, model: CostModel, *, powercap_root: Path) -> Device | str:
+def find_device(name: str, model: CostModel, *, powercap_root: Path) -> Device | str:
     """Open the device, or say why there is none.
 
     Args:

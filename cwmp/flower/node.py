@@ -28,7 +28,7 @@ from cwmp.flower.host import STARTED, HostWindows, alone_on_host, boot_id
 from cwmp.flower.protocol import MAX_REASON, Answer, ClientAccount, Refusal, Task
 from cwmp.flower.residual_store import ResidualStore
 from cwmp.flower.settings import COST_MODEL, AppSettings, read_settings
-from cwmp.measuring_device import measuring_device
+from cwmp.measuring_device import find_device
 from cwmp.training.client_round import Weights, client_round
 from cwmp.training.federation import Federation, build_federation
 from cwmp.training.fleet import Fleet
@@ -100,7 +100,7 @@ def _real(app: Path, settings: AppSettings, node_config: NodeConfig) -> Node:
         )
     model = load_cost_model(Path(str(node_config["cost-model"])))
     root = Path(str(node_config.get("powercap-root", POWERCAP_ROOT)))
-    found = measuring_device(str(node_config.get("device", "auto")), model, powercap_root=root)
+    found = find_device(str(node_config.get("device", "auto")), model, powercap_root=root)
     device = None if isinstance(found, str) else found
     return Node(
         federation=build_federation(_own_config(settings.config, node_config), model, device, fleet=Fleet()),

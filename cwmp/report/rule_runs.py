@@ -10,6 +10,7 @@ import numpy as np
 
 from cost_models.engineering import quantity
 from cwmp.budget import Phase
+from cwmp.comparison.plan import VARIANT_ENDS
 from cwmp.report.contents import TrainedRun
 from cwmp.report.plots import Curve
 from cwmp.selection import RULES
@@ -22,7 +23,7 @@ class RuleRuns:
 
     Attributes:
         rule: name of the rule.
-        budget: of one client and round in words; empty where the rule knows none.
+        budget: of one client and round in words, and what else sets the runs apart; may be empty.
         runs: one for each seed; each has at least one round.
     """
 
@@ -89,7 +90,7 @@ def grouped_runs(runs: Sequence[TrainedRun]) -> tuple[RuleRuns, ...]:
     groups: dict[tuple[str, str], list[TrainedRun]] = {}
     for run in sorted(runs, key=_order):
         if run.rounds:
-            groups.setdefault((run.identity.config.selector, _budget(run)), []).append(run)
+            groups.setdefault((run.identity.config.selector, _conditions(run)), []).append(run)
     return tuple(
         RuleRuns(rule=rule, budget=budget, runs=tuple(members)) for (rule, budget), members in groups.items()
     )
@@ -107,11 +108,17 @@ def budget_in_words(*, budget_j: float | None, budget_fraction: float | None) ->
     return "" if budget_j is None else quantity(budget_j, "J")
 
 
-def _budget(run: TrainedRun) -> str:
+def _conditions(run: TrainedRun) -> str:
+    """Budget, equal prices and variant of a run in words."""
     config = run.identity.config
-    if config.selector == "dense":
-        return ""
-    return budget_in_words(budget_j=config.budget_j, budget_fraction=config.budget_fraction)
+    budget = budget_in_words(budget_j=config.budget_j, budget_fraction=config.budget_fraction)
+    variant, separator, _ = run.name.partition(VARIANT_ENDS)
+    parts = (
+        "" if config.selector == "dense" else budget,
+        "equal prices" if config.equal_prices else "",
+        variant if separator else "",
+    )
+    return ", ".join(part for part in parts if part)
 
 
 def _divided(joules: PhaseEnergy, count: int) -> PhaseEnergy:

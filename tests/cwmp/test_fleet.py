@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 import torch
 from fakes.known_costs import known_cost_model
+from fakes.page import read_page
 
 from calibration_data import InvalidFileError, UsageError
 from cost_models import save_cost_model
 from cwmp.config import TrainingConfig, training_config
+from cwmp.report import write_report
 from cwmp.training.federated import initial_state, run_round
 from cwmp.training.federation import build_federation
 from cwmp.training.fleet import load_fleet
@@ -105,6 +107,11 @@ def test_a_run_says_which_devices_its_clients_are(tmp_path: Path) -> None:
         assert group.boundary_j == pytest.approx(sum(client.predicted_j for client in own))
         assert {client.budget_j for client in own} == {group.budget_j}
         assert group.energy["pack"].measured_j is not None
+    page = read_page(write_report(tmp_path / "run").read_text(encoding="utf-8"))
+    assert "sim:edge-board" in page.with_id("training").text
+    for group in ("boards", "radios"):
+        (row,) = (row for row in page.with_id("training").all("tr") if f"run{group}" in row.text)
+        assert "sim:edge-board" in row.text
     assert summary.granted_j == pytest.approx(sum(client.budget_j or 0.0 for client in clients))
 
 

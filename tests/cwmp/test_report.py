@@ -19,6 +19,7 @@ from calibration_data.records import CalibrationRecord
 from calibration_data.store import append_record, read_records, records_sha256
 from cost_models import CostModel, fit_cost_model, load_cost_model, save_cost_model
 from cwmp.comparison.compare import compare
+from cwmp.comparison.plan import Variant
 from cwmp.config import training_config
 from cwmp.cost_document import costs_document, save_costs
 from cwmp.cost_vector import cost_vector
@@ -59,7 +60,7 @@ def quickstart(campaign: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         rules=("cwmp", "topk", "dense"),
         budgets=(0.1, 0.3),
         seeds=(0, 1),
-        device=open_device("sim:server-cpu"),
+        open_device=lambda model: open_device("sim:server-cpu"),
     )
     return folder
 
@@ -134,7 +135,7 @@ def test_every_link_inside_the_page_arrives(page: Element) -> None:
 
 def test_figures_are_small_vector_images_with_a_description(page: Element) -> None:
     images = page.all("img")
-    assert len(images) == 8
+    assert len(images) == 11
     for image in images:
         assert image.attributes["alt"]
         assert svg_of(image).tag.endswith("svg")
@@ -161,7 +162,7 @@ def test_simulated_joules_are_never_called_measured(page: Element) -> None:
 def test_every_figure_of_joules_says_simulated_in_itself(page: Element) -> None:
     class_mix = "Samples of each client"  # the one figure without joules
     of_joules = [i for i in page.all("img") if not (i.attributes["alt"] or "").startswith(class_mix)]
-    assert len(of_joules) == 7
+    assert len(of_joules) == 10
     for image in of_joules:
         assert "simulated" in drawn_text(image).lower()
 
@@ -241,7 +242,8 @@ def test_prices_and_verdicts_are_those_of_the_files(page: Element, quickstart: P
     assert "Var(ln c) = " in page.with_id("prices").text
     summary = page.with_id("summary").text
     assert "cwmp" in summary
-    assert summary.count("At a budget of") == 2 * 3 - 2
+    assert summary.count("cwmp against topk at the same joules") == 1
+    assert summary.count("came") == 2
     assert len(rows(page, "prices", "0.weight")) == 1
     assert "L1" in rows(page, "prices", "0.bias")[0].text
 
@@ -305,6 +307,55 @@ def test_a_broken_budget_is_said_to_be_broken(training: Path) -> None:
     page = read(training)
     (row,) = (row for row in page.with_id("training").all("tr") if "NOT in 1" in row.text)
     assert "150.0 %" in row.text
+
+
+@pytest.fixture(scope="module")
+def variants(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A comparison of two variants with a hostile name, one run of which diverges."""
+    folder = tmp_path_factory.mktemp("variants") / "study"
+    model = known_cost_model(relative_u=0.02)
+    wild = {"learning_rate": 1e30}
+    compare(
+        training_config(selector="dense", dataset="synthetic", clients=2, rounds=2, local_epochs=1),
+        [
+            Variant(name=EVIL, cost_model=model),
+            Variant(
+                name="radio",
+                cost_model=model,
+                settings={"boundary": "update+uplink", "link": "wifi-2012"},
+            ),
+            Variant(name="wild", cost_model=model, settings=wild),
+        ],
+        folder,
+        rules=("cwmp", "cwmp:equal-prices", "topk"),
+        budgets=(0.1,),
+        seeds=(0, 1, 2),
+    )
+    return folder
+
+
+def test_variants_stand_beside_each_other_and_each_has_its_tables(variants: Path, tmp_path: Path) -> None:
+    page = read(variants, tmp_path / "report.html")
+    section = page.with_id("comparison")
+    assert [heading.text for heading in section.all("h3")] == [EVIL, "radio"]
+    assert not page.all("script")
+    frontier, *others = section.all("img")
+    assert "radio" in drawn_text(frontier)
+    assert len(others) == 2 * 3
+    assert len([row for row in rows(page, "comparison", "fixed + 10 %") if len(row.all("td")) == 7]) == 2 * 2
+    assert rows(page, "comparison", "cwmp (equal prices)")
+    provenances = [caption.only("span").text for caption in section.all("caption")]
+    assert set(provenances) == {"simulated"}
+    assert "wild--topk-b0.1-s0" in section.text
+    assert "finite" in section.text
+
+
+def test_the_runs_of_several_variants_are_not_thrown_together(variants: Path, tmp_path: Path) -> None:
+    page = read(variants, tmp_path / "report.html")
+    assert "The training of every single run" in page.with_id("summary").text
+    training = page.with_id("training")
+    assert "wifi-2012" in training.text
+    assert len(training.all("img")) == 1
 
 
 def test_what_a_run_alone_lacks_is_named(run: Path) -> None:
