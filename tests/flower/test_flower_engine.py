@@ -108,6 +108,21 @@ def test_the_same_bits_as_here(tmp_path: Path, settings: dict[str, Any]) -> None
     assert same(run.weights(), weights)
 
 
+def test_a_simulation_knows_the_fleet(tmp_path: Path) -> None:
+    """Clients 1 and 2 are boards, with a cost model and a budget of their own."""
+    save_cost_model(tmp_path / "edge.json", known_cost_model("edge-board", relative_u=0.02))
+    fleet = '[[group]]\nname = "boards"\nclients = "1-2"\ncost_model = "edge.json"\nbudget_fraction = 0.05\n'
+    (tmp_path / "fleet.toml").write_text(fleet)
+    run = Run(tmp_path, config(fleet=str(tmp_path / "fleet.toml")), simulation=True)
+    summary = run.train()
+    reports, weights = local(tmp_path / "local", run.settings)
+    assert told(run.reports()) == reports
+    assert same(run.weights(), weights)
+    assert any(
+        note.startswith("Clients 1, 2 chose by a simulated cost model of sim:edge") for note in summary.notes
+    )
+
+
 def test_a_run_that_was_interrupted_goes_on_with_the_residuals_of_its_last_round(tmp_path: Path) -> None:
     """The server dies after round 2 was answered and before it was kept: round 2 is run again."""
 
