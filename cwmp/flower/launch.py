@@ -230,25 +230,23 @@ def _connect(home: Path, address: str) -> None:
 
 def _follow(command: Sequence[str], environment: dict[str, str], say: Callable[[str], None]) -> None:
     """Run a program to its end and hand on what it prints."""
-    process = subprocess.Popen(
+    last = ""
+    with subprocess.Popen(
         command,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-    )
-    assert process.stdout is not None
-    last = ""
-    try:
-        for line in process.stdout:
-            last = line.strip("│ \n") if any(map(str.isalpha, line)) else last
-            say(line.rstrip("\n"))
-        process.wait()
-    finally:
-        if process.poll() is None:
+    ) as process:
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                last = line.strip("│ \n") if any(map(str.isalpha, line)) else last
+                say(line.rstrip("\n"))
+        except BaseException:
             process.terminate()
-            process.wait()
+            raise
     if process.returncode:
         raise FlowerError(
             f"{' '.join(command[:2])} ended with code {process.returncode}: {last[:300]}.",
