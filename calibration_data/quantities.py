@@ -16,6 +16,7 @@ from calibration_data.terms import POWER_TERMS, TERMS
 Provenance = Literal["measured", "inferred", "simulated", "literature"]
 """Where a joule comes from. Never upgraded on the way: simulated in, simulated out."""
 
+_PLACES = {name: place for place, name in enumerate(TERMS)}
 _TOTAL_KINDS = frozenset({"package", "dram", "gpu"})
 
 
@@ -50,7 +51,8 @@ class Work(Mapping[str, float]):
                 raise ValueError(f"{name!r} is not a term of the energy model")
             if not (isfinite(amount) and amount >= 0):
                 raise ValueError(f"the amount of {name} must be finite and not negative, got {amount}")
-        kept = {name: float(self.amounts[name]) for name in TERMS if self.amounts.get(name)}
+        named = sorted((_PLACES[name], name) for name, amount in self.amounts.items() if amount)
+        kept = {name: float(self.amounts[name]) for _, name in named}
         object.__setattr__(self, "amounts", kept)
 
     def __getitem__(self, name: str) -> float:
@@ -65,11 +67,16 @@ class Work(Mapping[str, float]):
         return len(self.amounts)
 
     def __add__(self, other: Work) -> Work:
-        names = set(self.amounts) | set(other.amounts)
-        return Work({name: self[name] + other[name] for name in names})
+        if not self.amounts.keys() >= other.amounts.keys():
+            names = self.amounts.keys() | other.amounts.keys()
+            return Work._checked({name: self[name] + other[name] for name in TERMS if name in names})
+        added = other.amounts
+        return Work._checked({name: amount + added.get(name, 0.0) for name, amount in self.amounts.items()})
 
     def __mul__(self, factor: float) -> Work:
-        return Work({name: amount * factor for name, amount in self.amounts.items()})
+        if not factor > 0:
+            return Work({name: amount * factor for name, amount in self.amounts.items()})
+        return Work._checked({name: amount * factor for name, amount in self.amounts.items()})
 
     __rmul__ = __mul__
 
@@ -85,7 +92,18 @@ class Work(Mapping[str, float]):
 
     def without_times(self) -> Work:
         """The operations alone, without the seconds of the power terms."""
-        return Work({name: amount for name, amount in self.amounts.items() if name not in POWER_TERMS})
+        return Work._checked(
+            {name: amount for name, amount in self.amounts.items() if name not in POWER_TERMS}
+        )
+
+    @classmethod
+    def _checked(cls, amounts: dict[str, float]) -> Work:
+        """Work of known terms in their order, whose amounts may have become infinite or vanished."""
+        if not (isfinite(sum(amounts.values())) and all(amounts.values())):
+            return cls(amounts)
+        work = object.__new__(cls)
+        object.__setattr__(work, "amounts", amounts)
+        return work
 
 
 @dataclass(frozen=True, kw_only=True)

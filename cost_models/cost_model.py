@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from calibration_data import TERMS, Provenance, UsageError, Work, domain_kind
 from calibration_data.records import DeviceFingerprint
+from calibration_data.terms import POWER_TERMS
 from cost_models.document import Coefficient, CostModelDocument, Covariance
 from cost_models.errors import MissingCoefficientError
 from cost_models.uncertainty import Estimate, welch_satterthwaite
@@ -22,12 +23,29 @@ _NEXT_STEP = (
     "or supply a value of your own."
 )
 
+_SUPPLIED = "supplied by the user"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Knowledge:
+    """Costs of some terms as arrays, all in the order of the names."""
+
+    names: tuple[str, ...]
+    values: NDArray[np.float64]
+    covariance: NDArray[np.float64]
+    variances: NDArray[np.float64]
+    degrees_of_freedom: NDArray[np.float64]
+
 
 @dataclass(frozen=True)
 class CostModel:
     """Costs of elementary operations on one device, read from a document or fitted to records."""
 
     document: CostModelDocument
+
+    def __reduce__(self) -> tuple[type[CostModel], tuple[CostModelDocument]]:
+        """In another process a model is its document; what was looked up stays here."""
+        return CostModel, (self.document,)
 
     @property
     def provenance(self) -> Provenance:
@@ -68,17 +86,14 @@ class CostModel:
             UsageError: the gain is asked for, and nobody gave its uncertainty.
         """
         gain_u_rel = self._gain_u_rel() if with_gain else 0.0
-        names = self._charged(work)
-        self._require(names)
-        amounts = np.array([work[name] for name in names])
-        value = float(amounts @ self.values(names))
-        covariance = self.covariance(names)
-        variance = float(amounts @ covariance @ amounts)
-        shares = amounts**2 * np.diag(covariance)
+        known = self._knowledge(self._charged(work))
+        amounts = np.array([work[name] for name in known.names])
+        value = float(amounts @ known.values)
+        variance = float(amounts @ known.covariance @ amounts)
         return Estimate(
             value=value,
             standard_uncertainty=math.hypot(math.sqrt(max(variance, 0.0)), gain_u_rel * value),
-            degrees_of_freedom=welch_satterthwaite(shares, [self._degrees_of_freedom(n) for n in names]),
+            degrees_of_freedom=welch_satterthwaite(amounts**2 * known.variances, known.degrees_of_freedom),
         )
 
     def values(self, names: Sequence[str]) -> NDArray[np.float64]:
@@ -118,15 +133,23 @@ class CostModel:
         Raises:
             MissingCoefficientError: an operation was never seen at any rate.
         """
-        operations = work.without_times()
-        unseen = [name for name in operations if name not in self.document.throughput]
+        throughput = self.document.throughput
+        operations = {name: amount for name, amount in work.items() if name not in POWER_TERMS}
+        unseen = [name for name in operations if name not in throughput]
         if unseen:
             raise MissingCoefficientError(
                 f"The cost model has no throughput for {', '.join(unseen)}.", next_step=_NEXT_STEP
             )
-        return max(
-            (amount / self.document.throughput[name] for name, amount in operations.items()), default=0.0
-        )
+        return max((amount / throughput[name] for name, amount in operations.items()), default=0.0)
+
+    @property
+    def assumed(self) -> dict[str, float]:
+        """What ``with_assumed`` has put in."""
+        return {
+            item.name: item.value
+            for item in self.coefficients.values()
+            if item.reason == _SUPPLIED and item.value is not None
+        }
 
     def with_assumed(self, assumed: Mapping[str, float]) -> CostModel:
         """The same model with coefficients that the user supplies, taken as exact, provenance ``literature``.
@@ -168,8 +191,28 @@ class CostModel:
 
     def _charged(self, work: Work) -> tuple[str, ...]:
         # Without a DRAM domain the idle power of the DRAM is no term: it is inside idle_w or not seen at all.
-        has_dram = any(domain_kind(domain) == "dram" for domain in self.document.domains)
-        return tuple(name for name in work if has_dram or name != "dram_idle_w")
+        return tuple(name for name in work if self._has_dram or name != "dram_idle_w")
+
+    @cached_property
+    def _has_dram(self) -> bool:
+        return any(domain_kind(domain) == "dram" for domain in self.document.domains)
+
+    @cached_property
+    def _known(self) -> dict[tuple[str, ...], _Knowledge]:
+        return {}
+
+    def _knowledge(self, names: tuple[str, ...]) -> _Knowledge:
+        """What is known of some costs together; looked up once, for predictions repeat."""
+        if names not in self._known:
+            covariance = self.covariance(names)
+            self._known[names] = _Knowledge(
+                names=names,
+                values=self.values(names),
+                covariance=covariance,
+                variances=np.diag(covariance),
+                degrees_of_freedom=np.array([self._degrees_of_freedom(name) for name in names]),
+            )
+        return self._known[names]
 
     def _require(self, names: Iterable[str]) -> None:
         problems = []
@@ -207,5 +250,5 @@ def _supplied(name: str, value: float) -> Coefficient:
         ci95=(value, value),
         status="identified",
         provenance="literature",
-        reason="supplied by the user",
+        reason=_SUPPLIED,
     )

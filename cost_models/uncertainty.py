@@ -23,12 +23,12 @@ def welch_satterthwaite(
 
     Never fewer than those of the least known term; infinite if no variance is limited by statistics.
     """
-    total = float(np.sum(variances))
+    total = float(variances.sum())
     if total == 0:
         return math.inf
     # Shares first: the square of a tiny variance would underflow.
-    shares = np.asarray(variances) / total
-    weighted = float(np.sum(shares**2 / np.asarray(degrees_of_freedom)))
+    shares = variances / total
+    weighted = float((shares**2 / np.asarray(degrees_of_freedom)).sum())
     return 1 / weighted if weighted > 0 else math.inf
 
 

@@ -17,6 +17,7 @@ import typer
 from calibration_data import CalijouleError, __version__
 from cost_models.cli import app as cost_models_app
 from cwmp.cli import app as cwmp_app
+from cwmp.comparison.cli import app as comparison_app
 from cwmp.diff_cli import app as diff_app
 from profiler.cli import Settings
 from profiler.cli import app as profiler_app
@@ -32,7 +33,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for part in (profiler_app, cost_models_app, diff_app, cwmp_app):
+for part in (profiler_app, cost_models_app, diff_app, cwmp_app, comparison_app):
     app.registered_commands.extend(part.registered_commands)
 
 

@@ -1,57 +1,50 @@
-"""Commands of training: export costs, train, compare, report, and the whole journey."""
+"""Commands of training: export costs, predict, train, report, and the whole journey."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from calibration_data import NoUsableSensorError, UsageError
+from calibration_data import UsageError
+from cwmp.command_line import (
+    AssumeOption,
+    ConfigOption,
+    DeviceOption,
+    JsonOption,
+    ModelFile,
+    ModelOption,
+    SettingsOption,
+    assumed_costs,
+    bar,
+    config_of,
+    listed,
+    measuring_device,
+    print_line,
+    settings_given,
+)
 from cwmp.config import RuleName
 from profiler.cli import settings_of
-from profiler.devices import open_device
 
 if TYPE_CHECKING:
-    from cost_models import CostModel
-    from cwmp.config import TrainingConfig
-    from profiler.device import Device
-
-T = TypeVar("T")
+    from cwmp.training.run_record import RunReport
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 BoundaryName = Literal["update", "update+uplink"]
 OptimizerName = Literal["sgd", "momentum", "adam", "adamw"]
 
-ModelFile = Annotated[Path, typer.Argument(help="Cost model file, or published:NAME.")]
-ModelOption = Annotated[Path, typer.Option(help="Cost model file, or published:NAME.")]
-AssumeOption = Annotated[
-    list[str] | None,
-    typer.Option(help="NAME=VALUE in J per unit or W, for a cost that the model refused."),
-]
 NetworkOption = Annotated[
     str,
     typer.Option(help="mlp, cnn, lenet, fedavg-cnn, resnet18, resnet18-bn, or module:factory of your own."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-ConfigOption = Annotated[Path | None, typer.Option(help="TOML file with the settings of the run.")]
-SettingsOption = Annotated[
-    list[str] | None, typer.Option("--set", help="KEY=VALUE of any setting, as in the TOML file; repeatable.")
-]
-DeviceOption = Annotated[
-    str,
-    typer.Option(
-        help="Device whose sensors see the phases: auto (the one of the cost model), none, or as for profile."
-    ),
 ]
 
 
@@ -77,7 +70,7 @@ def export(
     from cwmp.cost_vector import cost_vector
     from cwmp.networks import load_network
 
-    costs_of = load_cost_model(model).with_assumed(_assumed(assume or []))
+    costs_of = load_cost_model(model).with_assumed(assumed_costs(assume or []))
     vector = cost_vector(
         load_network(network),
         costs_of,
@@ -104,11 +97,11 @@ def export(
         )
     console.print(table)
     fixed = vector.fixed_j
-    _line(console, f"Fixed for each round: {fixed.value:.4g} J, u = {fixed.standard_uncertainty:.2g} J.")
-    _line(console, f"Boundary {boundary}; provenance {vector.provenance}; density {density:g}.")
+    print_line(console, f"Fixed for each round: {fixed.value:.4g} J, u = {fixed.standard_uncertainty:.2g} J.")
+    print_line(console, f"Boundary {boundary}; provenance {vector.provenance}; density {density:g}.")
     for note in vector.notes:
-        _line(console, f"Note: {note}")
-    _line(console, document.verdict)
+        print_line(console, f"Note: {note}")
+    print_line(console, document.verdict)
 
 
 @app.command()
@@ -138,7 +131,7 @@ def predict(
     from cwmp.prediction.command import StepSettings, predict_network
     from cwmp.prediction.words import answer_json, sentences, shares_table
 
-    costs = load_cost_model(model).with_assumed(_assumed(assume or []))
+    costs = load_cost_model(model).with_assumed(assumed_costs(assume or []))
     settings = StepSettings(
         network=network,
         input_shape=None if input_shape is None else _shape(input_shape),
@@ -147,7 +140,7 @@ def predict(
         vocabulary=vocabulary,
         depth=depth,
     )
-    accounting = _measuring_device(device, costs, context, Console(stderr=True, highlight=False))
+    accounting = measuring_device(device, costs, context, Console(stderr=True, highlight=False))
     answer = predict_network(settings, costs, accounting)
     if as_json:
         typer.echo(json.dumps(answer_json(answer), indent=1))
@@ -156,7 +149,7 @@ def predict(
     console.print(shares_table("layer", answer.prediction.layers))
     console.print(shares_table("operator", answer.prediction.operators))
     for sentence in sentences(answer):
-        _line(console, sentence)
+        print_line(console, sentence)
 
 
 @app.command()
@@ -181,7 +174,16 @@ def train(
     settings: SettingsOption = None,
     assume: AssumeOption = None,
     device: DeviceOption = "auto",
-    engine: Annotated[Literal["local"], typer.Option(help="Where the clients run.")] = "local",
+    engine: Annotated[
+        Literal["local", "flower"], typer.Option(help="What runs the clients; flower needs the extra flower.")
+    ] = "local",
+    workers: Annotated[int, typer.Option(min=1, help="Processes that train clients; the same bits.")] = 1,
+    superlink: Annotated[
+        str | None, typer.Option(help="SuperLink of Flower's config.toml [flower: a simulation here].")
+    ] = None,
+    round_timeout_s: Annotated[
+        float, typer.Option(min=1, help="How long flower waits for the answers of a round.")
+    ] = 600.0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -190,6 +192,8 @@ def train(
     from cwmp.predicted_gain import verdict
     from cwmp.training.run import train as run_training
 
+    if engine == "local" and superlink is not None:
+        raise UsageError("--superlink is for --engine flower.")
     console = Console(stderr=True, highlight=False)
     options = {
         "dataset": dataset,
@@ -203,92 +207,62 @@ def train(
         "seed": seed,
     }
     given = {key: value for key, value in options.items() if value is not None}
-    training = _training_config(config, {**_settings(settings), **given})
-    model = load_cost_model(cost_model).with_assumed(_assumed(assume or []))
-    measured_by = _measuring_device(device, model, context, console)
-    with bar(console, "round") as advance:
-        result = run_training(
+    training = config_of(config, {**settings_given(settings), **given})
+    model = load_cost_model(cost_model).with_assumed(assumed_costs(assume or []))
+    if superlink is not None:
+        from cwmp.flower.train import train_deployed
+
+        train_deployed(
             training,
             model,
             out,
-            device=measured_by,
+            superlink,
+            round_timeout_s=round_timeout_s,
             resume=resume,
-            on_start=lambda var_ln_c, gain: _line(console, verdict(var_ln_c, [gain])),
-            on_round=lambda done: advance(
-                done.round, training.rounds, f"round {done.round}: {done.test_accuracy:.1%} right"
-            ),
+            say=lambda line: print_line(console, line),
         )
+        return
+    measured_by = measuring_device(device, model, context, console)
+    if engine == "flower":
+        from cwmp.flower.train import train_simulated
+
+        result = train_simulated(
+            training,
+            model,
+            out,
+            device=None if measured_by is None else measured_by.name,
+            powercap_root=settings_of(context).powercap_root,
+            at_once=workers,
+            round_timeout_s=round_timeout_s,
+            resume=resume,
+            say=lambda line: print_line(console, line),
+        )
+    else:
+        with bar(console, "round") as advance:
+            result = run_training(
+                training,
+                model,
+                out,
+                device=measured_by,
+                workers=workers,
+                resume=resume,
+                on_start=lambda var_ln_c, gain: print_line(console, verdict(var_ln_c, [gain])),
+                on_round=lambda done: advance(done.round, training.rounds, done.progress),
+            )
     if as_json:
         typer.echo(result.model_dump_json(by_alias=True, indent=1))
-        return
+    else:
+        _print_result(result, out, console)
+
+
+def _print_result(result: RunReport, out: Path, console: Console) -> None:
     stdout = Console(highlight=False)
-    _line(stdout, f"{result.final_accuracy:.1%} of the test samples right after {result.rounds} rounds.")
-    _line(stdout, f"{result.boundary_j:.4g} J inside {training.boundary}; {result.price_provenance} costs.")
+    boundary = result.identity.config.boundary
+    print_line(stdout, f"{result.final_accuracy:.1%} of the test samples right after {result.rounds} rounds.")
+    print_line(stdout, f"{result.boundary_j:.4g} J inside {boundary}; {result.price_provenance} costs.")
     for note in result.notes:
-        _line(stdout, f"Note: {note}")
-    _line(console, f"Run in {out}. Next: calijoule report {out}")
-
-
-@app.command()
-def compare(
-    context: typer.Context,
-    cost_model: ModelOption,
-    out: Annotated[Path, typer.Option(help="Folder of the comparison.")],
-    config: ConfigOption = None,
-    rules: Annotated[str, typer.Option(help="Rules, by commas.")] = "cwmp,topk,randomk,dense",
-    budgets_j: Annotated[str | None, typer.Option(help="Joules of one client and round, by commas.")] = None,
-    budget_fractions: Annotated[
-        str | None, typer.Option(help="The same as fixed joules + these parts of the others [0.05,0.2].")
-    ] = None,
-    seeds: Annotated[str, typer.Option(help="Seeds, by commas.")] = "0",
-    settings: SettingsOption = None,
-    assume: AssumeOption = None,
-    device: DeviceOption = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Keep finished runs, go on with others.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Train by several rules at the same joules and say which keeps more and gets further."""
-    from cost_models import load_cost_model
-    from cwmp.comparison.compare import compare as run_comparison
-
-    if budgets_j is not None and budget_fractions is not None:
-        raise UsageError("--budgets-j and --budget-fractions exclude each other.")
-    console = Console(stderr=True, highlight=False)
-    training = _training_config(config, {"selector": "dense", **_settings(settings)})
-    model = load_cost_model(cost_model).with_assumed(_assumed(assume or []))
-    started: list[str] = []
-    with bar(console, "compare") as advance:
-        result = run_comparison(
-            training,
-            model,
-            out,
-            rules=[_rule(name) for name in _listed("rules", rules, str)],
-            budgets=_listed("budgets", budgets_j or budget_fractions or "0.05,0.2", float),
-            budget_unit="fraction" if budgets_j is None else "J",
-            seeds=_listed("seeds", seeds, int),
-            device=_measuring_device(device, model, context, console),
-            resume=resume,
-            on_run=lambda run, index, total: started.append(f"{run.name} ({index + 1}/{total})"),
-            on_round=lambda run, done: advance(done.round, training.rounds, started[-1]),
-        )
-    if as_json:
-        typer.echo(result.model_dump_json(by_alias=True, indent=1))
-        return
-    stdout = Console(highlight=False)
-    table = Table("rule", "budget", "accuracy", "J inside the boundary", "kept squared norm")
-    for entry in result.entries:
-        table.add_row(
-            entry.rule,
-            "-" if entry.budget is None else f"{entry.budget:g} {result.budget_unit}",
-            f"{entry.mean_accuracy:.1%}",
-            f"{entry.boundary_j:.4g}",
-            f"{entry.retained_fraction:.1%}",
-        )
-    stdout.print(table)
-    _line(stdout, f"Joules are {result.price_provenance}.")
-    for sentence in result.verdict:
-        _line(stdout, sentence)
-    _line(console, f"Comparison in {out}. Next: calijoule report {out}")
+        print_line(stdout, f"Note: {note}")
+    print_line(console, f"Run in {out}. Next: calijoule report {out}")
 
 
 @app.command()
@@ -308,8 +282,8 @@ def quickstart(
         return
     stdout = Console(highlight=False)
     for sentence in journey.verdict:
-        _line(stdout, sentence)
-    _line(stdout, f"Every joule is {journey.provenance}, of {journey.device}. Report: {journey.page}")
+        print_line(stdout, sentence)
+    print_line(stdout, f"Every joule is {journey.provenance}, of {journey.device}. Report: {journey.page}")
 
 
 @app.command()
@@ -332,101 +306,14 @@ class _Terminal:
     console: Console
 
     def say(self, text: str) -> None:
-        _line(self.console, text)
+        print_line(self.console, text)
 
     def bar(self, name: str) -> AbstractContextManager[Callable[[int, int, str], None]]:
         return bar(self.console, name)
 
 
-@contextmanager
-def bar(console: Console, unit: str) -> Iterator[Callable[[int, int, str], None]]:
-    """A bar with the time that is left; yields ``advance(done, total, what)``."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bars:
-        task = bars.add_task(unit, total=None)
-
-        def advance(done: int, total: int, what: str) -> None:
-            bars.update(task, completed=done, total=total, description=what)
-
-        yield advance
-
-
-def _assumed(pairs: list[str]) -> dict[str, float]:
-    assumed = {}
-    for pair in pairs:
-        name, _, value = pair.partition("=")
-        try:
-            assumed[name] = float(value)
-        except ValueError as error:
-            raise UsageError(
-                f"--assume {pair!r} is not of the form NAME=VALUE.",
-                next_step="For example: --assume launch=2e-6.",
-            ) from error
-    return assumed
-
-
 def _shape(text: str) -> tuple[int, ...]:
-    shape = tuple(_listed("input-shape", text, int))
+    shape = tuple(listed("input-shape", text, int))
     if min(shape) < 1:
         raise UsageError(f"--input-shape {text!r} must have positive lengths.")
     return shape
-
-
-def _line(console: Console, text: str) -> None:
-    """Print a whole line, so that paths and commands in it can be copied."""
-    console.print(text, markup=False, emoji=False, soft_wrap=True)
-
-
-def _listed(option: str, text: str, kind: Callable[[str], T]) -> list[T]:
-    try:
-        return [kind(part.strip()) for part in text.split(",")]
-    except ValueError as error:
-        raise UsageError(f"--{option} {text!r} cannot be read: {error}.") from error
-
-
-def _rule(name: str) -> RuleName:
-    for rule in get_args(RuleName):
-        if rule == name:
-            return cast(RuleName, rule)
-    raise UsageError(f"There is no rule {name!r}.", next_step=f"Rules are {', '.join(get_args(RuleName))}.")
-
-
-def _training_config(path: Path | None, given: dict[str, Any]) -> TrainingConfig:
-    from cwmp.config import load_training_config, training_config
-
-    return training_config(**given) if path is None else load_training_config(path, **given)
-
-
-def _settings(pairs: list[str] | None) -> dict[str, Any]:
-    """``KEY=VALUE`` pairs; a value is read as TOML, and as a string where it is none."""
-    import tomllib
-
-    found = {}
-    for pair in pairs or []:
-        key, separator, value = pair.partition("=")
-        if not separator:
-            raise UsageError(
-                f"--set {pair!r} is not of the form KEY=VALUE.", next_step="As in: --set alpha=1.0."
-            )
-        try:
-            found[key] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            found[key] = value
-    return found
-
-
-def _measuring_device(name: str, model: CostModel, context: typer.Context, console: Console) -> Device | None:
-    """The device whose sensors see the phases; None, with the reason printed, where there is none."""
-    root = settings_of(context).powercap_root
-    if name == "none":
-        return None
-    if name != "auto":
-        return open_device(name, powercap_root=root)
-    if model.device is None or model.provenance == "literature":
-        _line(console, "Joules are predicted only: the cost model is of no device here.")
-        return None
-    try:
-        return open_device(model.device.device, powercap_root=root)
-    except (NoUsableSensorError, UsageError) as error:
-        _line(console, f"Joules are predicted only: {error.message}")
-        return None

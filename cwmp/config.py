@@ -52,6 +52,8 @@ class TrainingConfig(BaseModel):
         server_optimizer: how the mean update is applied: ``sgd`` (FedAvg), ``momentum`` (FedAvgM)
             or ``adam`` (FedAdam, Reddi et al. 2021).
         server_learning_rate: of the server's optimiser.
+        server_momentum: β of ``momentum``, β₁ of ``adam``.
+        server_tau: τ of ``adam``: larger is less adaptive.
         evaluate_every: rounds from one test to the next; the last round is always tested.
         network: a name in ``cwmp.networks``, or ``module:factory`` of your own.
         selector: rule that chooses the coordinates that a client sends.
@@ -89,6 +91,8 @@ class TrainingConfig(BaseModel):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     server_optimizer: Literal["sgd", "momentum", "adam"] = "sgd"
     server_learning_rate: PositiveFloat = 1.0
+    server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    server_tau: PositiveFloat = 1e-3
     evaluate_every: PositiveInt = 1
     network: str = "mlp"
     selector: RuleName = "cwmp"

@@ -2,7 +2,7 @@
 
 After backprop the gradient exists; computing it is sunk. What a client then does splits in two:
 
-    fixed      scan every gradient, three launches per tensor, wake the link: comes off the budget first
+    fixed      scan every gradient, three launches per tensor, waking the link, a header: off the budget first
     marginal   pack, apply and send what is kept: the price of a coordinate
 
 Three levels of detail: ``prices_j`` (one number per tensor at a stated density), ``block`` (open a line, then
@@ -16,12 +16,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from calibration_data import Provenance, UsageError, Work
 from cost_models import CostModel, Estimate
 from cwmp.links import Link, named_link
-from cwmp.op_counts import IndexCoding, Phase, Touched, count_touched
+from cwmp.op_counts import HEADER_BYTES, IndexCoding, Phase, Touched, count_touched, index_bytes
 from cwmp.pricing import Boundary, Pricing, TensorCost, added, total_work
 from cwmp.tensors import TensorLayout, trainable_tensors
 
@@ -34,11 +36,12 @@ class MaskCost:
         touched: coordinates, lines and rows by tensor.
         work: exact work by tensor and phase, with its seconds.
         update_j: joules of packing and applying.
-        uplink_j: joules of sending, zero where the link is outside the boundary.
+        uplink_j: joules of sending all but the header, zero where the link is outside the boundary.
         marginal_j: both together: what the prices approximate.
         total_j: the same with all that is fixed.
         priced_j: Σ price·kept, to see how well the prices at their stated density describe this mask.
-        payload_bytes: values and indices of the message.
+        payload_bytes: of the message; exactly its length if it is known for every tensor which coordinates
+            are kept, expected where only their number is.
     """
 
     touched: Mapping[str, Touched]
@@ -124,21 +127,21 @@ class CostVector:
         touched = {name: self._touched(name, part) for name, part in kept.items()}
         full = sum(part.kept for part in touched.values()) == self.coordinates
         work: dict[str, Mapping[Phase, Work]] = {}
-        payload_bytes = priced_j = 0.0
+        priced_j = 0.0
         for name, part in touched.items():
             cost = self.tensors[name]
             density = part.kept / cost.layout.numel or cost.density
             work[name] = pricing.marginal_work(cost.layout, part, density, full_message=full)
-            payload_bytes += part.kept * pricing.pair_bytes(cost.layout, density, full_message=full)
             priced_j += part.kept * cost.price_j.value
         marginal_work = total_work(phase for phases in work.values() for phase in phases.values())
         update_j = pricing.model.predict_j(marginal_work)
-        uplink_j = pricing.uplink_j(payload_bytes)
+        content_bytes = self._value_bytes(touched) + (0.0 if full else self._index_bytes(kept, touched))
+        uplink_j, fixed_link_j = pricing.uplink_j(content_bytes), pricing.fixed_link_j()
         on_device_j = pricing.model.predict_j(self.fixed_work + marginal_work)
         link_j = Estimate(
-            value=uplink_j.value + pricing.wake_j().value,
+            value=uplink_j.value + fixed_link_j.value,
             # One figure scales both, so their uncertainties add.
-            standard_uncertainty=uplink_j.standard_uncertainty + pricing.wake_j().standard_uncertainty,
+            standard_uncertainty=uplink_j.standard_uncertainty + fixed_link_j.standard_uncertainty,
         )
         return MaskCost(
             touched=MappingProxyType(touched),
@@ -148,8 +151,34 @@ class CostVector:
             marginal_j=added(update_j, uplink_j),
             total_j=added(on_device_j, link_j),
             priced_j=priced_j,
-            payload_bytes=payload_bytes,
+            payload_bytes=HEADER_BYTES[pricing.index_coding] + content_bytes,
         )
+
+    def _value_bytes(self, touched: Mapping[str, Touched]) -> float:
+        return sum(part.kept * self.tensors[name].layout.element_bytes for name, part in touched.items())
+
+    def _index_bytes(self, kept: Mapping[str, Tensor | Touched], touched: Mapping[str, Touched]) -> float:
+        """Bytes of the indices of a message that is not full."""
+        coding = self.pricing.index_coding
+        masks = {name: mask for name, mask in kept.items() if isinstance(mask, Tensor)}
+        if coding == "golomb" and len(masks) == len(kept):
+            from cwmp.index_coding import coded_bytes  # compiles kernels
+
+            return coded_bytes(self._numbers(masks))
+        return sum(
+            part.kept * index_bytes(coding, part.kept / self.tensors[name].layout.numel)
+            for name, part in touched.items()
+            if part.kept
+        )
+
+    def _numbers(self, masks: Mapping[str, Tensor]) -> NDArray[np.int64]:
+        """Numbers of the kept coordinates, ascending through the network."""
+        parts, before = [np.empty(0, dtype=np.int64)], 0
+        for name, cost in self.tensors.items():
+            if name in masks:
+                parts.append(masks[name].reshape(-1).nonzero().squeeze(1).cpu().numpy() + before)
+            before += cost.layout.numel
+        return np.concatenate(parts)
 
     def _touched(self, name: str, kept: Tensor | Touched) -> Touched:
         if name not in self.tensors:
@@ -228,7 +257,7 @@ def _priced(
         tensors=MappingProxyType(tensors),
         pricing=pricing,
         fixed_work=fixed_work,
-        fixed_j=added(pricing.model.predict_j(fixed_work), pricing.wake_j()),
+        fixed_j=added(pricing.model.predict_j(fixed_work), pricing.fixed_link_j()),
         var_ln_c=_variance_of_log(tensors.values()),
         provenance=pricing.provenance(works),
         notes=pricing.notes(works),

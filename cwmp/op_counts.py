@@ -14,7 +14,9 @@ CWMP (arXiv 2603.22465) with line sharing s(p) and row sharing r(p).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from torch import Tensor
@@ -26,8 +28,16 @@ from profiler.sparse_work import row_bytes
 
 Phase = Literal["pack", "apply"]
 IndexCoding = Literal["raw32", "golomb"]
-"""``raw32``: four bytes. ``golomb``: the gap to the kept coordinate before, in as many bits as its entropy
-H(p)/p, about log2(1/p) + 1.44, which Golomb's codes come close to (IEEE Trans. Inf. Theory 12 (1966) 399)."""
+"""``raw32``: four bytes each, bare. ``golomb``: the message of federated training, a header and the gap to
+the kept coordinate before in as few bits as ``index_coding`` needs."""
+
+HEADER_BYTES: Mapping[IndexCoding, int] = MappingProxyType({"raw32": 0, "golomb": 24})
+"""Bytes of a message that do not depend on what is kept."""
+
+GAPS_PER_BLOCK = 256
+"""Gaps that share one parameter of their code, a byte."""
+
+GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
 
 LAUNCHES_PER_TENSOR = 3
 
@@ -73,7 +83,7 @@ def expected_touched(layout: TensorLayout, memory: MemoryHierarchy, density: flo
 def count_touched(layout: TensorLayout, memory: MemoryHierarchy, mask: Tensor) -> Touched:
     """What a mask really touches; the tensor is taken to start at a line and to lie in row-major order."""
     return Touched(
-        kept=int(mask.sum()),
+        kept=int(mask.count_nonzero()),
         lines=touched_groups(mask, line_coordinates(layout, memory)),
         rows=touched_groups(mask, row_coordinates(layout, memory)),
     )
@@ -113,10 +123,14 @@ def apply_work(
 
 
 def index_bytes(coding: IndexCoding, density: float) -> float:
-    """Bytes that say which coordinate a value belongs to, where not all are sent."""
+    """Mean bytes that say which coordinate a value belongs to, where some are kept at random and not all.
+
+    ``golomb``: a gap at density p is g with probability p·(1 − p)^g. With r = (1 − p)^(2^k) its code takes
+    k + 1 + r/(1 − r) bits, the fewest with the first k at which r ≤ 1/φ, φ the golden ratio (Kiely, Selecting
+    the Golomb parameter in Rice coding, IPN Progress Report 42-159, 2004).
+    """
     if coding == "raw32":
         return 4.0
-    if density >= 1:
-        return 0.0
-    p, q = density, 1 - density
-    return (math.log2(1 / p) + q / p * math.log2(1 / q)) / 8
+    decay = -math.log1p(-density) if density < 1 else math.inf
+    parameter = max(math.ceil(math.log2(math.log(GOLDEN_RATIO) / decay)), 0) if density < 1 else 0
+    return (parameter + 1 + 1 / math.expm1(decay * 2**parameter)) / 8 + 1 / GAPS_PER_BLOCK

@@ -7,8 +7,9 @@ of the model. Idle power is in no price: the device idles anyway, and measured j
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, get_args
 
 from calibration_data import MemoryHierarchy, Provenance, UsageError, Work
@@ -18,6 +19,7 @@ from cwmp.errors import InvalidCostError, UnknownMemoryError
 from cwmp.links import Link
 from cwmp.op_counts import (
     APPLY_FLOP,
+    HEADER_BYTES,
     IndexCoding,
     Phase,
     Touched,
@@ -63,7 +65,7 @@ class TensorCost:
         uplink_j: the part of the price that the link takes.
         work: exact work per kept coordinate by phase, with its seconds.
         fixed_work: work of the whole tensor that is done whatever is kept, with its seconds.
-        block: the price in two parts.
+        split: gives ``block``, once it is asked for.
     """
 
     layout: TensorLayout
@@ -73,7 +75,12 @@ class TensorCost:
     uplink_j: float
     work: Mapping[Phase, Work]
     fixed_work: Work
-    block: BlockPrice
+    split: Callable[[], BlockPrice] = field(compare=False, repr=False)
+
+    @cached_property
+    def block(self) -> BlockPrice:
+        """The price in two parts."""
+        return self.split()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +172,7 @@ class Pricing:
             uplink_j=uplink.value,
             work=work,
             fixed_work=self.timed(scan_work(layout, self.level(layout), self.memory)),
-            block=self._block(layout, touched, price_j.value),
+            split=lambda: self._block(layout, touched, price_j.value),
         )
 
     def marginal_work(
@@ -191,9 +198,11 @@ class Pricing:
         """Joules of sending; zero where the link is outside the boundary."""
         return self._of_link(0.0 if self.link is None else self.link.uplink_j(payload_bytes))
 
-    def wake_j(self) -> Estimate:
-        """Joules of waking the link; zero where there is none or its source gives none."""
-        return self._of_link(0.0 if self.link is None else self.link.wake_j or 0.0)
+    def fixed_link_j(self) -> Estimate:
+        """Joules of waking the link, as far as its source gives them, and of sending the message's header."""
+        if self.link is None:
+            return self._of_link(0.0)
+        return self._of_link((self.link.wake_j or 0.0) + self.link.uplink_j(HEADER_BYTES[self.index_coding]))
 
     def timed(self, work: Work) -> Work:
         """The same work with the seconds that all cores are awake and busy with it."""
@@ -206,7 +215,7 @@ class Pricing:
         """The worst provenance of the model, of the coefficients that the works use, and of the link."""
         of_model = worst_provenance(self.model, total_work(works))
         parts = [of_model] if self.link is None else [of_model, "literature"]
-        return max(parts, key=_WORSE_TO_THE_RIGHT.index)
+        return worst_of(parts)
 
     def notes(self, works: Iterable[Work]) -> tuple[str, ...]:
         """What a reader of the prices of these works must know."""
@@ -269,7 +278,12 @@ def device_of(model: CostModel) -> DeviceFingerprint:
 def worst_provenance(model: CostModel, work: Work) -> Provenance:
     """The worst provenance of a model and of its coefficients that some work uses."""
     used = [item.provenance for name, item in model.coefficients.items() if name in work.amounts]
-    return max([model.provenance, *used], key=_WORSE_TO_THE_RIGHT.index)
+    return worst_of([model.provenance, *used])
+
+
+def worst_of(provenances: Iterable[Provenance]) -> Provenance:
+    """What joules from several sources are worth together."""
+    return max(provenances, key=_WORSE_TO_THE_RIGHT.index)
 
 
 def total_work(works: Iterable[Work]) -> Work:

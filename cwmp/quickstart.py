@@ -138,21 +138,16 @@ def _spend(model: CostModel, device: Device, out: Path, screen: Screen) -> tuple
     save_costs(out / "costs.json", costs_document(costs, created=datetime.now(UTC)))
     screen.say("4/4 Train on digits by several rules at the same joules.")
     with screen.bar("train") as advance:
-        total = len(BUDGET_FRACTIONS) * (len(RULES) - 1) + 1
-        started: list[str] = []
         comparison = compare(
             training_config(selector="dense", network=NETWORK, rounds=ROUNDS),
             model,
             out / "comparison",
             rules=RULES,
             budgets=BUDGET_FRACTIONS,
-            device=device,
+            open_device=lambda model: device,
             resume=True,
-            on_run=lambda run, index, count: started.append(run.name),
-            on_round=lambda run, done: advance(
-                (len(started) - 1) * ROUNDS + done.round,
-                total * ROUNDS,
-                f"{run.name}: {done.test_accuracy:.1%} right",
+            on_progress=lambda progress: advance(
+                progress.done_rounds, progress.done_rounds + progress.left_rounds, progress.run.name
             ),
         )
     return comparison.verdict

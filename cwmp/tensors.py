@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -100,10 +102,15 @@ def expected_groups(numel: int, group: int, density: float) -> float:
 
 def touched_groups(mask: Tensor, group: int) -> int:
     """Number of groups of neighbours, in row-major order, with anything kept in them."""
-    flat = mask.reshape(-1)
-    whole = flat.numel() // group * group
-    opened = int(flat[:whole].view(-1, group).any(dim=1).sum()) if whole else 0
-    return opened + int(flat[whole:].any())
+    flat = mask.reshape(-1).cpu().numpy()
+    if group % 8:
+        return int(np.logical_or.reduceat(flat, np.arange(0, flat.size, group)).sum()) if flat.size else 0
+    bits = np.packbits(flat)
+    group_bytes = group // 8
+    padded = np.zeros((-(-bits.size // group_bytes), group_bytes), dtype=np.uint8)
+    padded.reshape(-1)[: bits.size] = bits
+    word_bytes = math.gcd(group_bytes, 8)
+    return int(padded.view(f"u{word_bytes}").any(axis=1).sum())
 
 
 def _layout(name: str, tensor: Tensor) -> TensorLayout:

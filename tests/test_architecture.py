@@ -39,6 +39,20 @@ def test_imports_run_downhill(package: str) -> None:
         assert ours <= ALLOWED[package], f"{file.relative_to(ROOT)} imports {ours - ALLOWED[package]}"
 
 
+def test_one_room_knows_flower() -> None:
+    for package in ALLOWED:
+        for file in sorted((ROOT / package).rglob("*.py")):
+            inside = file.is_relative_to(ROOT / "cwmp" / "flower")
+            assert inside or "flwr" not in imported_packages(file), f"{file.relative_to(ROOT)} imports flwr"
+
+
+def test_one_module_starts_flowers_programs() -> None:
+    """Their names and flags change with nearly every version."""
+    room = ROOT / "cwmp" / "flower"
+    naming = [file.name for file in sorted(room.glob("*.py")) if "flower-super" in file.read_text()]
+    assert naming == ["launch.py"]
+
+
 def module_names() -> list[str]:
     return [
         ".".join(file.relative_to(ROOT).with_suffix("").parts)

@@ -7,6 +7,7 @@ from pathlib import Path
 from calibration_data.store import read_records
 from cost_models import fit_cost_model, load_cost_model
 from cost_models.document import COST_MODEL_SCHEMA_VERSION
+from cwmp.comparison.document import COMPARISON_SCHEMA_VERSION, load_comparison
 from cwmp.cost_document import load_costs
 from profiler.simulated_spec import load_spec
 
@@ -14,7 +15,14 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def test_every_golden_file_is_tested() -> None:
-    tested = {"record-v1.jsonl", "cost-model-v1.json", "costs-v1.json", "simulated-device-v1.json"}
+    tested = {
+        "record-v1.jsonl",
+        "cost-model-v1.json",
+        "costs-v1.json",
+        "simulated-device-v1.json",
+        "comparison-v1.json",
+        "comparison-v2.json",
+    }
     assert {path.name for path in GOLDEN.iterdir()} == tested
 
 
@@ -43,3 +51,27 @@ def test_costs_of_version_1() -> None:
 
 def test_simulated_device_of_version_1() -> None:
     assert load_spec(str(GOLDEN / "simulated-device-v1.json")).truth["byte_dram_read"] == 3.2e-10
+
+
+def test_comparison_of_version_1() -> None:
+    comparison = load_comparison(GOLDEN / "comparison-v1.json")
+    assert [(entry.label, entry.accuracy.mean) for entry in comparison.entries] == [
+        ("dense", 1.0),
+        ("cwmp", 1.0),
+        ("topk", 1.0),
+    ]
+    assert comparison.entries[0].seeds == (0, 1)
+    assert [variant.price_provenance for variant in comparison.variants] == ["simulated"]
+    assert "cwmp" in comparison.verdict[0]
+
+
+def test_comparison_of_version_2() -> None:
+    comparison = load_comparison(GOLDEN / "comparison-v2.json")
+    assert [variant.name for variant in comparison.variants] == ["update", "update+uplink"]
+    assert {test.rival for test in comparison.tests} == {"topk"}
+    assert all(entry.course is not None and entry.reached for entry in comparison.entries)
+
+
+def test_every_version_of_the_comparison_has_a_golden_file() -> None:
+    kept = {path.name for path in GOLDEN.glob("comparison-v*.json")}
+    assert kept == {f"comparison-v{version}.json" for version in range(1, COMPARISON_SCHEMA_VERSION + 1)}

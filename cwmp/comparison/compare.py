@@ -1,171 +1,150 @@
-"""Rules × budgets × seeds, each a run of its own, put side by side with a verdict in words.
+"""Contenders × budgets × seeds × variants, each a run of its own, put side by side with a verdict in words.
 
-    DIR/runs/<rule>-b<budget>-s<seed>/    one run each, as from ``train``; ``dense-s<seed>`` knows no budget
-    DIR/comparison.csv                    one row per run and round
-    DIR/comparison.json                   ComparisonReport
+    DIR/runs/<run>/                   one run each, as from ``train``
+    DIR/comparison.csv, .parquet      one row per run and round
+    DIR/runs.csv, .parquet            one row per run
+    DIR/comparison.json               ComparisonReport
 
 Every rule gets the same budget in every round, so they are compared at equal predicted joules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from itertools import product
+import fcntl
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from calibration_data import UsageError
 from calibration_data.files import write_whole
 from cost_models import CostModel
-from cwmp.budget import EnergyLedger
-from cwmp.comparison.findings import ON_DEVICE, ComparisonReport, comparison_report
-from cwmp.config import RuleName, TrainingConfig, training_config
-from cwmp.training.run import train
-from cwmp.training.run_files import ROUNDS, read_rounds, write_csv
-from cwmp.training.run_record import RoundReport, RunReport, sum_or_none
+from cwmp.comparison.course import run_course
+from cwmp.comparison.document import ComparisonReport, FailedRun
+from cwmp.comparison.findings import FinishedRun, found_entries, found_variants, paired_tests
+from cwmp.comparison.plan import BudgetUnit, PlannedRun, Variant, contender, planned_runs
+from cwmp.comparison.runner import OnProgress, OpenDevice, make_runs
+from cwmp.comparison.tables import round_rows, run_columns, run_row, varying_settings, write_tables
+from cwmp.comparison.verdict import verdict
+from cwmp.config import TrainingConfig
+from cwmp.training.run_files import ROUNDS, SUMMARY, read_rounds, read_summary
 from profiler.device import Device
 
 RUNS = "runs"
-TABLE = "comparison.csv"
 COMPARISON = "comparison.json"
+LOCK = ".lock"
 
 
-@dataclass(frozen=True, kw_only=True)
-class PlannedRun:
-    """One run of a comparison.
-
-    Attributes:
-        name: of its folder.
-        rule: how coordinates are chosen.
-        budget: as given; None for ``dense``.
-        config: its settings.
-    """
-
-    name: str
-    rule: RuleName
-    budget: float | None
-    config: TrainingConfig
+def no_device(model: CostModel) -> Device | None:
+    """Joules are predicted only."""
+    return None
 
 
 def compare(
     config: TrainingConfig,
-    cost_model: CostModel,
+    variants: CostModel | Sequence[Variant],
     out: Path,
     *,
-    rules: Sequence[RuleName],
+    rules: Sequence[str],
     budgets: Sequence[float],
-    budget_unit: Literal["J", "fraction"] = "fraction",
+    budget_unit: BudgetUnit = "fraction",
     seeds: Sequence[int] = (0,),
-    device: Device | None = None,
+    open_device: OpenDevice = no_device,
+    jobs: int = 1,
     resume: bool = False,
-    on_run: Callable[[PlannedRun, int, int], None] | None = None,
-    on_round: Callable[[PlannedRun, RoundReport], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> ComparisonReport:
     """Train with every rule at every budget and seed, and say what came out.
 
     Args:
         config: settings that all runs share; its rule, budget and seed are replaced.
-        cost_model: costs of elementary operations on the clients' device.
+        variants: what all rules train under, or the cost model of the only variant.
         out: folder of the comparison.
-        rules: selection rules; ``dense`` runs once per seed.
+        rules: names of selection rules, such as ``cwmp`` or ``cwmp:equal-prices``; ``dense`` runs once per
+            seed.
         budgets: of one client and round.
         budget_unit: of the budgets: joules, or fractions as in ``TrainingConfig.budget_fraction``.
         seeds: of the runs.
-        device: whose sensors see the phases.
-        resume: skip finished runs and go on with an interrupted one.
-        on_run: called before each run with its number, from 1, and how many there are.
-        on_round: called after each round.
+        open_device: opens the device whose sensors see the phases; with several jobs a function of a module.
+        jobs: processes that train at the same time; the results are the same bits.
+        resume: keep finished runs, and go on with the others.
+        on_progress: called after each round and each run.
 
     Raises:
-        UsageError: the folder is in use, nothing is to be compared, or a run cannot be made.
+        UsageError: the folder is in use, nothing is to be compared, or no run can be made.
     """
-    plans = planned_runs(config, rules=rules, budgets=budgets, budget_unit=budget_unit, seeds=seeds)
+    listed = [Variant(cost_model=variants)] if isinstance(variants, CostModel) else list(variants)
+    plans = planned_runs(
+        config,
+        listed,
+        contenders=[contender(name) for name in rules],
+        budgets=budgets,
+        budget_unit=budget_unit,
+        seeds=seeds,
+    )
     if out.exists() and not resume and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(
             f"{out} exists already.", next_step="Choose another folder, or go on with it: --resume."
         )
-    reports: dict[str, RunReport] = {}
+    with _alone(out):
+        failures = make_runs(plans, out / RUNS, open_device=open_device, jobs=jobs, on_progress=on_progress)
+        if len(failures) == len(plans):
+            raise UsageError(f"No run of the comparison finished: {next(iter(failures.values()))}")
+        runs = _collected(plans, failures, out)
+    entries = found_entries(runs)
+    tests = paired_tests(entries)
+    failed = tuple(FailedRun(run=name, reason=reason) for name, reason in failures.items())
+    report = ComparisonReport(
+        budget_unit=budget_unit,
+        seeds=tuple(seeds),
+        variants=found_variants(listed, runs),
+        entries=entries,
+        tests=tests,
+        failures=failed,
+        verdict=tuple(verdict(entries, tests, failed, budget_unit)),
+    )
+    write_whole(out / COMPARISON, report.model_dump_json(by_alias=True, indent=1) + "\n")
+    return report
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Keep every other comparison out of the folder; the lock ends with the process, however it ends."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = os.open(out / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UsageError(
+            f"{out} cannot be made ({error.strerror}).", next_step="Choose another folder."
+        ) from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(
+                f"Another comparison is running in {out}.", next_step="Wait for it, or choose another folder."
+            ) from error
+        yield
+    finally:
+        os.close(lock)
+
+
+def _collected(plans: Sequence[PlannedRun], failures: Mapping[str, str], out: Path) -> list[FinishedRun]:
+    """Read what the runs left, one after the other, and write the tables."""
+    varying = varying_settings(plans)
+    runs: list[FinishedRun] = []
     rows: list[dict[str, Any]] = []
-    for number, plan in enumerate(plans, start=1):
-        if on_run is not None:
-            on_run(plan, number, len(plans))
-        folder = out / RUNS / plan.name
-        reports[plan.name] = train(
-            plan.config,
-            cost_model,
-            folder,
-            device=device,
-            resume=True,
-            on_round=_named(plan, on_round),
-        )
-        rows.extend(_rows(plan, reports[plan.name], read_rounds(folder / ROUNDS)))
-    comparison = comparison_report(reports, budget_unit=budget_unit, seeds=seeds)
-    write_csv(out / TABLE, rows)
-    write_whole(out / COMPARISON, comparison.model_dump_json(by_alias=True, indent=1) + "\n")
-    return comparison
-
-
-def planned_runs(
-    config: TrainingConfig,
-    *,
-    rules: Sequence[RuleName],
-    budgets: Sequence[float],
-    budget_unit: Literal["J", "fraction"],
-    seeds: Sequence[int],
-) -> list[PlannedRun]:
-    """Every run of a comparison, in the order in which they are made.
-
-    Raises:
-        UsageError: there is nothing to compare, something is named twice, or a budget is not valid.
-    """
-    for name, given in (("rules", rules), ("budgets", budgets), ("seeds", seeds)):
-        if len(set(given)) != len(given):
-            raise UsageError(f"The {name} of a comparison name something twice: {list(given)}.")
-    if not rules or not seeds or (not budgets and set(rules) != {"dense"}):
-        raise UsageError("A comparison needs at least one rule, one budget and one seed.")
-    plans = []
-    for seed, budget, rule in product(seeds, [None, *budgets], rules):
-        if (rule == "dense") == (budget is None):
-            name = f"{rule}-s{seed}" if budget is None else f"{rule}-b{budget:g}-s{seed}"
-            changes: dict[str, Any] = {
-                "selector": rule,
-                "seed": seed,
-                "budget_j": budget if budget_unit == "J" else None,
-                "budget_fraction": budget if budget_unit == "fraction" else None,
-            }
-            settings = training_config(**{**config.model_dump(), **changes})
-            plans.append(PlannedRun(name=name, rule=rule, budget=budget, config=settings))
-    if len({plan.name for plan in plans}) != len(plans):
-        raise UsageError("Two budgets of the comparison agree in their first six digits.")
-    return plans
-
-
-def _named(
-    plan: PlannedRun, on_round: Callable[[PlannedRun, RoundReport], None] | None
-) -> Callable[[RoundReport], None] | None:
-    return None if on_round is None else lambda report: on_round(plan, report)
-
-
-def _rows(plan: PlannedRun, summary: RunReport, rounds: Sequence[RoundReport]) -> Iterable[dict[str, Any]]:
-    """One row per round; joules are cumulative."""
-    ledger = EnergyLedger()
-    for report in rounds:
-        for phase in ON_DEVICE:
-            energy = report.energy[phase]
-            ledger = ledger.charge(phase, predicted_j=energy.predicted_j, measured_j=energy.measured_j)
-        yield {
-            "rule": plan.rule,
-            "budget": plan.budget,
-            "budget_j": summary.budget_j,
-            "seed": plan.config.seed,
-            "round": report.round,
-            "accuracy": report.test_accuracy,
-            "boundary_j": report.cumulative_boundary_j,
-            "predicted_j": ledger.total_predicted_j,
-            "measured_j": sum_or_none(ledger.measured_j[phase] for phase in ON_DEVICE),
-            "provenance": report.energy["select"].provenance,
-            "retained_fraction": report.retained_fraction,
-            "topk_retained_fraction": report.topk_retained_fraction,
-            "cwmp_retained_fraction": report.cwmp_retained_fraction,
-        }
+    run_rows: list[dict[str, Any]] = []
+    for plan in plans:
+        if plan.name in failures:
+            run_rows.append({**run_columns(plan, None, varying), "failure": failures[plan.name]})
+            continue
+        report = read_summary(out / RUNS / plan.name / SUMMARY)
+        rounds = read_rounds(out / RUNS / plan.name / ROUNDS)
+        columns = run_columns(plan, report.identity, varying)
+        rows.extend(round_rows(columns, rounds))
+        run_rows.append(run_row(columns, report))
+        runs.append(FinishedRun(plan=plan, report=report, course=run_course(rounds)))
+    write_tables(out, rows, run_rows)
+    return runs

@@ -1,74 +1,126 @@
-"""The report's section on a comparison: accuracy for joules, and the front."""
+"""The report's section on a comparison: the frontier of every variant, tests, and where the joules went."""
 
 from __future__ import annotations
 
-from cost_models.engineering import quantity
-from cwmp.comparison.findings import ComparisonReport, Entry
-from cwmp.report.markup import Html, element, figure, join, percent, table
-from cwmp.report.plots import ParetoPoint, plot_pareto, svg_data_uri
-from cwmp.report.rule_runs import budget_in_words
+from collections.abc import Iterator
+
+from cost_models.engineering import quantity, quantity_with_uncertainty
+from cwmp.comparison.document import ComparisonReport, Entry, PairedTest, VariantReport
+from cwmp.comparison.seed_statistics import LEVEL, SeedMean
+from cwmp.comparison.verdict import budget_in_words
+from cwmp.report.comparison_plots import (
+    by_budget,
+    can_be_reached,
+    plot_density,
+    plot_frontier,
+    plot_joules_to_accuracy,
+    plot_retained,
+)
+from cwmp.report.markup import Html, bullets, element, figure, join, paragraph, percent, table
+from cwmp.report.plots import svg_data_uri
 from cwmp.report.words import in_words
 from cwmp.selection import RULES
-
-COVERAGE_FACTOR = 2.0
 
 
 def comparison_section(comparison: ComparisonReport) -> Html:
     """Which rule reached what for how many joules, and what can be told from chance."""
-    prices = comparison.price_provenance
-    points = [_point(comparison, entry) for entry in _ordered(comparison)]
-    seeds = len(comparison.seeds)
-    over = f"over {seeds} seeds" if seeds > 1 else "of one seed, so chance is not in them"
-    return join(
-        (
-            figure(
-                svg_data_uri(lambda: plot_pareto(points, prices)),
-                "Accuracy of every rule and budget against its joules",
-                f"Test accuracy of the last rounds against the joules of whole runs; means {over}. The "
-                "budgets stand above; the line joins what no other beats in both.",
-                prices,
-            ),
-            _entries_table(comparison),
-        )
+    parts: list[object] = [_frontier(comparison)]
+    for variant in comparison.variants:
+        if len(comparison.variants) > 1:
+            parts.append(element("h3", variant.name))
+        parts.extend(_variant(comparison, variant))
+    if comparison.failures:
+        parts.append(paragraph("Runs that did not finish and are in no mean:"))
+        parts.append(bullets(f"{item.run}: {item.reason}" for item in comparison.failures))
+    return join(parts)
+
+
+def _frontier(comparison: ComparisonReport) -> Html:
+    prices = in_words({variant.price_provenance for variant in comparison.variants})
+    panels = {variant.name: _ordered(comparison, variant) for variant in comparison.variants}
+    which = ", one panel for each variant" if len(panels) > 1 else ""
+    return figure(
+        svg_data_uri(lambda: plot_frontier(panels, prices)),
+        "Accuracy of every rule against its joules, a line over its budgets",
+        f"Test accuracy of the last rounds against the joules of whole runs{which}; a line joins the budgets"
+        f" of one rule. {_over_seeds(comparison)}",
+        prices,
     )
 
 
-def _entries_table(comparison: ComparisonReport) -> Html:
-    seen_as = {entry.measured_provenance for entry in comparison.entries if entry.measured_provenance}
+def _variant(comparison: ComparisonReport, variant: VariantReport) -> Iterator[Html]:
+    """Tables and figures of one variant."""
+    entries = _ordered(comparison, variant)
+    yield _entries_table(comparison, variant, entries)
+    tests = [test for test in comparison.tests if test.variant == variant.name]
+    if tests:
+        yield _tests_table(comparison, variant, tests)
+    prices = variant.price_provenance
+    panels = by_budget(entries, comparison.budget_unit)
+    intervals = _over_seeds(comparison)
+    if can_be_reached(entries):
+        yield figure(
+            svg_data_uri(lambda: plot_joules_to_accuracy(panels, prices)),
+            "Joules until an accuracy is reached, by budget and rule",
+            "Joules inside the boundary up to the first tested round that has an accuracy, by budget. A cross"
+            f" above a panel: not every seed of the rule reaches it, so there is no number. {intervals}",
+            prices,
+        )
+        yield _reached_table(comparison, variant, entries)
+    if any(entry.course is not None for entry in entries):
+        yield figure(
+            svg_data_uri(lambda: plot_retained(panels, prices)),
+            "Retained share of the squared norm by round, budget and rule",
+            "Share of the squared norm of the updates that was kept in each round, by budget; of the updates"
+            f" that each rule's own training made. {intervals}",
+            prices,
+        )
+    if any(entry.density for entry in entries):
+        yield figure(
+            svg_data_uri(lambda: plot_density(panels, prices)),
+            "Kept share of the coordinates of every tensor, by budget and rule",
+            "Share of the coordinates of each tensor that was kept, mean over rounds and clients, by budget."
+            f" A tensor of which a rule kept none has no point. {intervals}",
+            prices,
+        )
+
+
+def _entries_table(comparison: ComparisonReport, variant: VariantReport, entries: list[Entry]) -> Html:
+    seen_as = {entry.measured_provenance for entry in entries if entry.measured_provenance}
     seen = in_words(seen_as) or "seen by sensors"
-    prices = comparison.price_provenance
+    prices = variant.price_provenance
     head = (
         "rule",
-        "accuracy ± U (k = 2)",
+        "accuracy, 95 %",
         "joules inside the boundary",
+        "of the budget",
         "on the device, predicted",
         f"on the device, {seen}",
+        "squared norm kept",
         "Var(ln c)",
         "cwmp over Top-K, predicted",
         "cwmp over Top-K, these updates",
         "Pareto front",
     )
     return table(
-        "Whole runs: accuracy of the last rounds, joules of all clients and rounds, and squared norm kept.",
+        f"Whole runs{_of(variant)}: accuracy of the last rounds, joules of all clients and rounds, and"
+        " squared norm kept.",
         prices if seen_as <= {prices} else f"predicted {prices}, seen {seen}",
         head,
-        (_row(comparison, entry) for entry in _ordered(comparison)),
-        numeric=range(1, 8),
+        (_row(comparison, entry) for entry in entries),
+        numeric=range(1, 10),
     )
-
-
-def _ordered(comparison: ComparisonReport) -> list[Entry]:
-    """By rule and budget, as in the tables of training."""
-    return sorted(comparison.entries, key=lambda entry: (RULES.index(entry.rule), entry.budget or 0.0))
 
 
 def _row(comparison: ComparisonReport, entry: Entry) -> tuple[object, ...]:
     return (
-        join((element("code", entry.rule), element("small", _budget(comparison, entry)))),
-        _accuracy(entry),
+        join((element("code", entry.label), element("small", _budget(comparison, entry.budget)))),
+        _accuracy(entry.accuracy),
         quantity(entry.boundary_j, "J"),
+        "—" if entry.spent_fraction is None else percent(entry.spent_fraction, 2),
         quantity(entry.predicted_j, "J"),
         "—" if entry.measured_j is None else quantity(entry.measured_j, "J"),
+        percent(entry.retained_fraction),
         f"{entry.var_ln_c:.2g}",
         _points(entry, entry.predicted_gain),
         _points(entry, entry.cwmp_retained_fraction - entry.topk_retained_fraction),
@@ -76,29 +128,115 @@ def _row(comparison: ComparisonReport, entry: Entry) -> tuple[object, ...]:
     )
 
 
-def _point(comparison: ComparisonReport, entry: Entry) -> ParetoPoint:
-    return ParetoPoint(
-        rule=entry.rule,
-        budget=_budget(comparison, entry),
-        boundary_j=entry.boundary_j,
-        accuracy=entry.mean_accuracy,
-        accuracy_u=entry.accuracy_u or 0.0,
-        on_front=entry.pareto,
+def _tests_table(comparison: ComparisonReport, variant: VariantReport, tests: list[PairedTest]) -> Html:
+    head = (
+        "budget",
+        "cwmp against",
+        "seeds",
+        "points of accuracy, 95 %",
+        "p",
+        "p, corrected",
+        "cwmp is",
+    )
+    rows = (
+        (
+            _budget(comparison, test.budget),
+            element("code", test.rival),
+            test.difference.seeds,
+            _signed_points(test),
+            _p_value(test.difference.p_value),
+            _p_value(test.difference.p_holm),
+            _outcome(test),
+        )
+        for test in tests
+    )
+    return table(
+        f"Paired t-tests{_of(variant)}: accuracy of cwmp above each rival's, seed by seed, at the same"
+        " predicted joules. Corrected: Holm's method for all tests of this table.",
+        variant.price_provenance,
+        head,
+        rows,
+        numeric=(2, 3, 4, 5),
     )
 
 
-def _budget(comparison: ComparisonReport, entry: Entry) -> str:
-    in_joules = comparison.budget_unit == "J"
-    return budget_in_words(
-        budget_j=entry.budget if in_joules else None, budget_fraction=None if in_joules else entry.budget
+def _reached_table(comparison: ComparisonReport, variant: VariantReport, entries: list[Entry]) -> Html:
+    targets = [at.target for at in entries[0].reached]
+    rows = (
+        (
+            join((element("code", entry.label), element("small", _budget(comparison, entry.budget)))),
+            *(
+                f"{at.seeds} of {len(entry.seeds)} seeds" if at.boundary_j is None else _joules(at.boundary_j)
+                for at in entry.reached
+            ),
+        )
+        for entry in entries
+    )
+    return table(
+        f"Joules to an accuracy{_of(variant)}, with 95 % intervals. Targets: every 5 points from half the"
+        " highest accuracy that some rule reaches in every seed. Where not all seeds reach it: how many do.",
+        variant.price_provenance,
+        ("rule", *(f"{100 * target:.0f} %" for target in targets)),
+        rows,
+        numeric=range(1, len(targets) + 1),
     )
 
 
-def _accuracy(entry: Entry) -> str:
-    if entry.accuracy_u is None:
-        return percent(entry.mean_accuracy)
-    return f"{100 * entry.mean_accuracy:.1f} ± {100 * COVERAGE_FACTOR * entry.accuracy_u:.1f} %"
+def _ordered(comparison: ComparisonReport, variant: VariantReport) -> list[Entry]:
+    """By rule and budget, as in the tables of training."""
+    return sorted(
+        comparison.entries_of(variant.name),
+        key=lambda entry: (RULES.index(entry.rule), entry.equal_prices, entry.budget or 0.0),
+    )
+
+
+def _over_seeds(comparison: ComparisonReport) -> str:
+    seeds = len(comparison.seeds)
+    if seeds == 1:
+        return "One seed, so chance is not in it."
+    return f"Means of {seeds} seeds with 95 % intervals of Student's t."
+
+
+def _of(variant: VariantReport) -> str:
+    return f" of “{variant.name}”" if variant.name else ""
+
+
+def _budget(comparison: ComparisonReport, budget: float | None) -> str:
+    return budget_in_words(budget, comparison.budget_unit)
+
+
+def _accuracy(accuracy: SeedMean) -> str:
+    if accuracy.half_width is None:
+        return percent(accuracy.mean)
+    return f"{100 * accuracy.mean:.1f} ± {100 * accuracy.half_width:.1f} %"
+
+
+def _joules(joules: SeedMean) -> str:
+    if not joules.half_width:
+        return quantity(joules.mean, "J")
+    return quantity_with_uncertainty(joules.mean, joules.half_width, "J")
 
 
 def _points(entry: Entry, fraction: float) -> str:
     return "—" if entry.budget is None else f"{100 * fraction:+.2f} points"
+
+
+def _signed_points(test: PairedTest) -> str:
+    half_width = test.difference.half_width
+    return f"{100 * test.difference.mean:+.2f}" + ("" if half_width is None else f" ± {100 * half_width:.2f}")
+
+
+def _p_value(value: float | None) -> str:
+    return "—" if value is None else f"{value:.2g}" if value >= 1e-4 else "< 0.0001"
+
+
+def _outcome(test: PairedTest) -> str:
+    outcome = test.difference.outcome
+    if outcome == "unknown":
+        return "not told from chance: too few seeds"
+    if outcome == "equal":
+        return "equal in every seed"
+    if outcome == "tie":
+        return "in a tie"
+    held = (test.difference.p_holm or 0.0) < LEVEL
+    return outcome if held else f"{outcome}; not after the correction"

@@ -18,7 +18,7 @@ from calibration_data.store import read_records, records_sha256
 from cost_models import CostModel, load_cost_model
 from cwmp.comparison.compare import COMPARISON as COMPARISON_FILE
 from cwmp.comparison.compare import RUNS
-from cwmp.comparison.findings import ComparisonReport
+from cwmp.comparison.document import ComparisonReport, load_comparison
 from cwmp.cost_document import CostsDocument, load_costs
 from cwmp.training.run_files import (
     CONFIG,
@@ -35,6 +35,9 @@ from cwmp.training.run_record import RoundReport, RunIdentity, RunReport
 RECORDS = "records.jsonl"
 MODEL = "model.json"
 COMPARISON = "comparison"
+
+MAX_RUNS_IN_DETAIL = 60
+"""A comparison of more runs, or of several variants, is shown by its own means over seeds."""
 
 _NEXT_STEP = "Give a folder that calijoule train, compare or quickstart has written."
 
@@ -100,16 +103,15 @@ def read_contents(folder: Path) -> ReportContents:
         raise UsageError(f"{folder} holds nothing that a report can show.", next_step=_NEXT_STEP)
     model = load_cost_model(model_path) if model_path else None
     digests = records_sha256([records_path]) if records_path else None
+    comparison = load_comparison(comparison_path) if comparison_path else None
     contents = ReportContents(
         name=folder.resolve().name,
         records=tuple(read_records(records_path)) if records_path else (),
         model=model,
         fitted_here=model is not None and list(model.document.records_sha256) == digests,
         costs=load_costs(costs_path) if costs_path else None,
-        runs=tuple(_read_run(path) for path in run_folders),
-        comparison=read_model(comparison_path, ComparisonReport, limit_bytes=MAX_FILE_BYTES)
-        if comparison_path
-        else None,
+        runs=tuple(_read_runs(run_folders, comparison)),
+        comparison=comparison,
         missing=(),
     )
     return replace(contents, missing=tuple(_missing(contents)))
@@ -123,14 +125,19 @@ def _run_folders(folder: Path) -> list[Path]:
     return sorted(path.parent for runs in comparisons for path in runs.glob(f"*/{CONFIG}"))
 
 
-def _read_run(folder: Path) -> TrainedRun:
-    summary, rounds = folder / SUMMARY, folder / ROUNDS
-    return TrainedRun(
-        name=folder.name,
-        identity=read_model(folder / CONFIG, RunIdentity, limit_bytes=MAX_FILE_BYTES),
-        report=read_summary(summary) if summary.is_file() else None,
-        rounds=tuple(read_rounds(rounds)) if rounds.is_file() else (),
-    )
+def _read_runs(folders: Sequence[Path], comparison: ComparisonReport | None) -> Iterator[TrainedRun]:
+    """The runs; of a large comparison only the finished ones, without their rounds."""
+    large = comparison is not None and (len(folders) > MAX_RUNS_IN_DETAIL or len(comparison.variants) > 1)
+    for folder in folders:
+        summary, rounds = folder / SUMMARY, folder / ROUNDS
+        if large and not summary.is_file():
+            continue
+        yield TrainedRun(
+            name=folder.name,
+            identity=read_model(folder / CONFIG, RunIdentity, limit_bytes=MAX_FILE_BYTES),
+            report=read_summary(summary) if summary.is_file() else None,
+            rounds=tuple(read_rounds(rounds)) if rounds.is_file() and not large else (),
+        )
 
 
 def _missing(contents: ReportContents) -> Iterator[str]:
@@ -144,6 +151,8 @@ def _missing(contents: ReportContents) -> Iterator[str]:
         yield "Prices of gradient coordinates. calijoule export."
     if not contents.runs:
         yield "Training runs: nothing about accuracy or budgets. calijoule train, calijoule compare."
+    elif contents.comparison is not None and not any(run.rounds for run in contents.runs):
+        yield "The training of every single run: there are many. calijoule report RUNS/NAME of one of them."
     elif len(contents.runs) > 1 and contents.comparison is None:
         yield "The verdict of the comparison: it has not finished. calijoule compare --resume."
     for run in contents.runs:

@@ -19,7 +19,12 @@ from cwmp.report.contents import ReportContents
 from cwmp.report.costs import costs_section
 from cwmp.report.markup import Html, bullets, colour, definitions, element, join, paragraph
 from cwmp.report.summary import summary_section
-from cwmp.report.training import provenance_of_prices, provenance_of_sensors, training_section
+from cwmp.report.training import (
+    provenance_of_prices,
+    provenance_of_sensors,
+    settings_of_runs,
+    training_section,
+)
 from cwmp.report.words import LIMITS, MEANING, WORDS, in_words
 
 
@@ -64,7 +69,7 @@ def _provenances(contents: ReportContents) -> Iterator[tuple[str, str]]:
     if contents.costs is not None:
         yield "prices", contents.costs.provenance
     if contents.comparison is not None:
-        yield "comparison", contents.comparison.price_provenance
+        yield "comparison", in_words({item.price_provenance for item in contents.comparison.variants})
     if contents.runs:
         yield "predicted joules of training", provenance_of_prices(contents.runs)
         if seen_as := provenance_of_sensors(contents.runs):
@@ -93,6 +98,8 @@ def _sections(contents: ReportContents) -> Iterator[_Section]:
         )
     if any(run.rounds for run in contents.runs):
         yield _Section(anchor="training", title="Training", content=training_section(contents.runs))
+    elif contents.runs and contents.comparison is not None:
+        yield _Section(anchor="training", title="Training", content=settings_of_runs(contents.runs))
     yield _Section(anchor="limits", title="Limits", content=bullets(LIMITS))
     words = element("div", definitions(WORDS), class_="glossary")
     yield _Section(anchor="words", title="Words", content=words)

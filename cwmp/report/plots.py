@@ -34,17 +34,27 @@ _COLOURS: Mapping[str, str] = MappingProxyType(
         "cwmp": "#0072B2",
         "topk": "#D55E00",
         "cwmp-l1": "#009E73",
+        "cwmp-block": "#56B4E9",
         "randomk": "#CC79A7",
+        "threshold": "#E69F00",
         "dense": "#000000",
     }
 )
 _MARKERS: Mapping[str, str] = MappingProxyType(
-    {"cwmp": "o", "topk": "s", "cwmp-l1": "^", "randomk": "D", "dense": "X"}
+    {
+        "cwmp": "o",
+        "topk": "s",
+        "cwmp-l1": "^",
+        "cwmp-block": "P",
+        "randomk": "D",
+        "threshold": "*",
+        "dense": "X",
+    }
 )
 _NEUTRAL = "#57606a"
 _STYLES = ("-", "--", ":", "-.")
 
-_RC: dict[Any, Any] = {
+FIGURE_STYLE: dict[Any, Any] = {
     "svg.hashsalt": "calijoule",
     "svg.fonttype": "path",
     "font.family": "DejaVu Sans",
@@ -63,6 +73,7 @@ _RC: dict[Any, Any] = {
     "figure.facecolor": "white",
     "figure.constrained_layout.use": True,
 }
+"""Settings of matplotlib for every figure of a report."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +84,7 @@ class Curve:
         rule: name of the rule.
         budget: of one client and round in words; empty where the rule knows none.
         boundary_j: cumulative predicted joules inside the budget's boundary, shape (n_seeds, n_rounds).
-        accuracy: test accuracy in [0, 1], the same shape.
+        accuracy: test accuracy in [0, 1], the same shape; NaN where a round was not tested.
         retained: kept share of the squared norm in each round, the same shape.
     """
 
@@ -88,26 +99,10 @@ class Curve:
         """Rule and budget."""
         return f"{self.rule}, {self.budget}" if self.budget else self.rule
 
-
-@dataclass(frozen=True, kw_only=True)
-class ParetoPoint:
-    """What whole runs of one rule at one budget reached, and for what.
-
-    Attributes:
-        rule: name of the rule.
-        budget: in words; empty where the rule knows none.
-        boundary_j: predicted joules inside the budget's boundary.
-        accuracy: mean test accuracy of the last rounds and all seeds, in [0, 1].
-        accuracy_u: standard deviation of that mean over the seeds; 0 with one seed.
-        on_front: no other point has fewer joules and more accuracy.
-    """
-
-    rule: str
-    budget: str
-    boundary_j: float
-    accuracy: float
-    accuracy_u: float
-    on_front: bool
+    def tested(self) -> tuple[Array, Array]:
+        """Joules and accuracy of the rounds that were tested with every seed."""
+        tested = np.isfinite(self.accuracy).all(axis=0)
+        return self.boundary_j[:, tested], self.accuracy[:, tested]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +134,7 @@ def svg_data_uri(make: Callable[[], Figure]) -> str:
     """
     import matplotlib
 
-    with matplotlib.rc_context(_RC), warnings.catch_warnings():
+    with matplotlib.rc_context(FIGURE_STYLE), warnings.catch_warnings():
         # A letter that the font lacks is drawn as a box, which says as much.
         warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
         buffer = io.BytesIO()
@@ -163,59 +158,18 @@ def plot_accuracy_against_joules(curves: Sequence[Curve], provenance: str) -> Fi
     figure, (axes,) = _figure(1, height_in=4.4)
     factor, prefix = prefix_for(max(float(curve.boundary_j.max()) for curve in curves))
     for curve, style in zip(curves, _line_styles(curves), strict=True):
-        colour = _colour(curve.rule)
-        joules, accuracy = curve.boundary_j.mean(axis=0) / factor, 100 * curve.accuracy.mean(axis=0)
+        colour = rule_colour(curve.rule)
+        joules_by_seed, by_seed = curve.tested()
+        joules, accuracy = joules_by_seed.mean(axis=0) / factor, 100 * by_seed.mean(axis=0)
         _draw(axes, curve, style, joules, accuracy)
-        if len(curve.accuracy) > 1:
-            low, high = (100 * limit for limit in (curve.accuracy.min(axis=0), curve.accuracy.max(axis=0)))
+        if len(by_seed) > 1:
+            low, high = (100 * limit for limit in (by_seed.min(axis=0), by_seed.max(axis=0)))
             axes.fill_between(joules, low, high, color=colour, alpha=0.1, linewidth=0)
     if _spans_decades(curves):
         axes.set_xscale("log")
-        _plain_ticks(axes.xaxis)
+        plain_ticks(axes.xaxis)
     axes.set_xlabel(f"cumulative joules of all clients inside the boundary / {prefix}J ({provenance})")
     axes.set_ylabel("test accuracy / %")
-    _legend_outside(figure, axes)
-    return figure
-
-
-def plot_pareto(points: Sequence[ParetoPoint], provenance: str) -> Figure:
-    """Accuracy over joules of whole runs, with U (k = 2); a line joins those that no other beats in both.
-
-    Args:
-        points: one for each rule and budget.
-        provenance: of the joules.
-    """
-    figure, (axes,) = _figure(1, height_in=4.2)
-    factor, prefix = prefix_for(max(point.boundary_j for point in points))
-    front = sorted((point.boundary_j / factor, 100 * point.accuracy) for point in points if point.on_front)
-    axes.plot(*zip(*front, strict=True), color=_NEUTRAL, linewidth=1, label="Pareto front")
-    for point in points:
-        axes.errorbar(
-            point.boundary_j / factor,
-            100 * point.accuracy,
-            yerr=200 * point.accuracy_u,
-            fmt=_marker(point.rule),
-            color=_colour(point.rule),
-            markersize=7,
-            elinewidth=1.2,
-        )
-    budgets = dict.fromkeys(point.budget for point in points if point.budget)
-    for budget in budgets:
-        place = np.mean([point.boundary_j / factor for point in points if point.budget == budget])
-        axes.annotate(
-            plain_label(budget),
-            (float(place), 1),
-            xycoords=axes.get_xaxis_transform(),
-            xytext=(0, 3),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8.5,
-            color=_NEUTRAL,
-        )
-    for rule in dict.fromkeys(point.rule for point in points):
-        axes.plot([], [], _marker(rule), color=_colour(rule), label=rule)
-    axes.set_xlabel(f"joules of all clients and rounds inside the boundary / {prefix}J ({provenance})")
-    axes.set_ylabel("test accuracy, mean of the last rounds / %")
     _legend_outside(figure, axes)
     return figure
 
@@ -256,7 +210,7 @@ def plot_phase_energy(phases: Sequence[PhaseJoules], seen_as: str) -> Figure:
     figure, (joules, ratio) = _figure(2, height_in=1.6 + 0.19 * len(names) * (len(rules) + 1))
     for item in phases:
         place = names.index(item.phase) + (rules.index(item.rule) - (len(rules) - 1) / 2) * 0.8 / len(rules)
-        colour, marker = _colour(item.rule), _marker(item.rule)
+        colour, marker = rule_colour(item.rule), rule_marker(item.rule)
         if item.predicted_j:
             joules.plot(item.predicted_j, place, marker, color=colour, fillstyle="none", markersize=10)
         if item.seen_j and item.seen_j > 0:
@@ -278,7 +232,7 @@ def plot_phase_energy(phases: Sequence[PhaseJoules], seen_as: str) -> Figure:
         axes.set_yticks(range(len(names)), labels or [""] * len(names))
         axes.set_ylim(len(names) - 0.5, -0.5)
     for rule in rules:
-        joules.plot([], [], _marker(rule), color=_colour(rule), label=rule)
+        joules.plot([], [], rule_marker(rule), color=rule_colour(rule), label=rule)
     joules.plot([], [], "o", color=_NEUTRAL, fillstyle="none", markersize=10, label="predicted")
     if seen_as:
         joules.plot([], [], "o", color=_NEUTRAL, markersize=5, label=seen_as)
@@ -299,10 +253,10 @@ def _draw(axes: Axes, curve: Curve, style: str, x: Array, y: Array) -> None:
         x,
         y,
         style,
-        color=_colour(curve.rule),
-        marker=_marker(curve.rule),
+        color=rule_colour(curve.rule),
+        marker=rule_marker(curve.rule),
         markersize=7,
-        markevery=[len(x) - 1],
+        markevery=slice(-1, None),
         label=curve.label,
     )
 
@@ -318,19 +272,21 @@ def _spans_decades(curves: Sequence[Curve]) -> bool:
     return min(finals) > 0 and max(finals) / min(finals) > 8
 
 
-def _colour(rule: str) -> str:
+def rule_colour(rule: str) -> str:
+    """Colour of a rule in every figure."""
     return _COLOURS.get(rule, _NEUTRAL)
 
 
-def _marker(rule: str) -> str:
+def rule_marker(rule: str) -> str:
+    """Marker of a rule in every figure."""
     return _MARKERS.get(rule, "v")
 
 
-def _plain_ticks(axis: Axis) -> None:
-    """Ticks of a logarithmic axis as plain numbers, three to a decade."""
+def plain_ticks(axis: Axis, digits: Sequence[float] = (1.0, 2.0, 5.0)) -> None:
+    """Ticks of a logarithmic axis as plain numbers, at these digits of every decade."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
+    axis.set_major_locator(LogLocator(subs=tuple(digits), numticks=12))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 

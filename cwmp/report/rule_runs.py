@@ -10,10 +10,11 @@ import numpy as np
 
 from cost_models.engineering import quantity
 from cwmp.budget import Phase
+from cwmp.comparison.plan import VARIANT_ENDS
 from cwmp.report.contents import TrainedRun
 from cwmp.report.plots import Curve
 from cwmp.selection import RULES
-from cwmp.training.run_record import ClientReport, PhaseEnergy, summed_energy
+from cwmp.training.run_record import ClientReport, PhaseEnergy, accuracies_of, summed_energy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +23,7 @@ class RuleRuns:
 
     Attributes:
         rule: name of the rule.
-        budget: of one client and round in words; empty where the rule knows none.
+        budget: of one client and round in words, and what else sets the runs apart; may be empty.
         runs: one for each seed; each has at least one round.
     """
 
@@ -58,12 +59,18 @@ class RuleRuns:
         total = summed_energy(report.energy for run in self.runs for report in run.rounds)
         return {phase: _divided(joules, len(self.runs)) for phase, joules in total.items()}
 
+    @property
+    def last_accuracies(self) -> list[float]:
+        """What each seed's last test gave; nothing of a seed that has none yet."""
+        return [accuracies[-1] for run in self.runs if (accuracies := accuracies_of(run.rounds))]
+
     def curve(self) -> Curve:
         """What is drawn of them, as far as all seeds have come."""
         rounds = min(len(run.rounds) for run in self.runs)
 
         def rows(name: str) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-            return np.array([[getattr(report, name) for report in run.rounds[:rounds]] for run in self.runs])
+            values = [[getattr(report, name) for report in run.rounds[:rounds]] for run in self.runs]
+            return np.array(values, dtype=np.float64)
 
         return Curve(
             rule=self.rule,
@@ -83,7 +90,7 @@ def grouped_runs(runs: Sequence[TrainedRun]) -> tuple[RuleRuns, ...]:
     groups: dict[tuple[str, str], list[TrainedRun]] = {}
     for run in sorted(runs, key=_order):
         if run.rounds:
-            groups.setdefault((run.identity.config.selector, _budget(run)), []).append(run)
+            groups.setdefault((run.identity.config.selector, _conditions(run)), []).append(run)
     return tuple(
         RuleRuns(rule=rule, budget=budget, runs=tuple(members)) for (rule, budget), members in groups.items()
     )
@@ -101,11 +108,17 @@ def budget_in_words(*, budget_j: float | None, budget_fraction: float | None) ->
     return "" if budget_j is None else quantity(budget_j, "J")
 
 
-def _budget(run: TrainedRun) -> str:
+def _conditions(run: TrainedRun) -> str:
+    """Budget, equal prices and variant of a run in words."""
     config = run.identity.config
-    if config.selector == "dense":
-        return ""
-    return budget_in_words(budget_j=config.budget_j, budget_fraction=config.budget_fraction)
+    budget = budget_in_words(budget_j=config.budget_j, budget_fraction=config.budget_fraction)
+    variant, separator, _ = run.name.partition(VARIANT_ENDS)
+    parts = (
+        "" if config.selector == "dense" else budget,
+        "equal prices" if config.equal_prices else "",
+        variant if separator else "",
+    )
+    return ", ".join(part for part in parts if part)
 
 
 def _divided(joules: PhaseEnergy, count: int) -> PhaseEnergy:

@@ -82,9 +82,10 @@ def _of_the_model(model: CostModel) -> Iterator[str]:
 
 
 def _of_a_rule(group: RuleRuns) -> str:
-    accuracy = mean(run.rounds[-1].test_accuracy for run in group.runs)
-    joules = mean(run.rounds[-1].cumulative_boundary_j for run in group.runs)
-    return f"{group.label}: {percent(accuracy)} accuracy at {quantity(joules, 'J')} after backprop."
+    joules = quantity(mean(run.rounds[-1].cumulative_boundary_j for run in group.runs), "J")
+    if not group.last_accuracies:
+        return f"{group.label}: not tested yet, at {joules} after backprop."
+    return f"{group.label}: {percent(mean(group.last_accuracies))} accuracy at {joules} after backprop."
 
 
 def _counts(model: CostModel) -> dict[str, int]:

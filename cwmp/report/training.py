@@ -8,6 +8,7 @@ from statistics import mean, stdev
 from cost_models.engineering import quantity, quantity_with_uncertainty
 from cwmp.report.class_mix import class_mix
 from cwmp.report.contents import TrainedRun
+from cwmp.report.fleet import fleet_table
 from cwmp.report.markup import Html, bullets, element, figure, join, paragraph, percent, properties, table
 from cwmp.report.plots import (
     PhaseJoules,
@@ -18,6 +19,7 @@ from cwmp.report.plots import (
 )
 from cwmp.report.rule_runs import RuleRuns, grouped_runs
 from cwmp.report.words import in_words
+from cwmp.training.run_record import GroupIdentity, RunIdentity
 
 COVERAGE_FACTOR = 2.0
 
@@ -31,8 +33,7 @@ def training_section(runs: Sequence[TrainedRun]) -> Html:
     averaged = f" Lines: mean of {seeds} seeds; bands: from the worst to the best." if seeds > 1 else ""
     return join(
         (
-            properties("Settings.", prices, _settings_rows(runs)),
-            *class_mix(runs, prices),
+            settings_of_runs(runs),
             *_fixed_in_words(runs),
             figure(
                 svg_data_uri(lambda: plot_accuracy_against_joules(curves, prices)),
@@ -49,15 +50,22 @@ def training_section(runs: Sequence[TrainedRun]) -> Html:
                 prices,
             ),
             _budget_table(groups, prices),
+            *fleet_table(runs),
             *_phases(groups, runs),
             *_notes(runs),
         )
     )
 
 
+def settings_of_runs(runs: Sequence[TrainedRun]) -> Html:
+    """What was run, and who held which samples."""
+    prices = provenance_of_prices(runs)
+    return join((properties("Settings.", prices, _settings_rows(runs)), *class_mix(runs, prices)))
+
+
 def provenance_of_prices(runs: Sequence[TrainedRun]) -> str:
     """Where the predicted joules come from: the cost models, and the links where sending is priced."""
-    words = {run.identity.cost_model_provenance for run in runs}
+    words = {kind.cost_model_provenance for kind in _kinds(runs)}
     words |= {"literature" for run in runs if run.identity.config.link is not None}
     return in_words(words)
 
@@ -84,10 +92,17 @@ def _settings_rows(runs: Sequence[TrainedRun]) -> Iterator[tuple[str, str]]:
     for name, value in (
         ("gradient coordinates", {f"{run.identity.coordinates:,}" for run in runs}),
         ("samples of the clients", {_sizes(run.identity.partition.sizes) for run in runs}),
-        ("prices are of", {run.identity.cost_model_device for run in runs}),
+        ("prices are of", {kind.cost_model_device for kind in _kinds(runs)}),
         ("phases are seen by", {run.identity.measuring_device or "no sensor" for run in runs}),
     ):
         yield name, ", ".join(sorted(value))
+
+
+def _kinds(runs: Sequence[TrainedRun]) -> Iterator[RunIdentity | GroupIdentity]:
+    """Every kind of client: the runs' own, and the groups of their fleets."""
+    for run in runs:
+        yield run.identity
+        yield from run.identity.groups
 
 
 def _sizes(sizes: Sequence[int]) -> str:
@@ -124,7 +139,7 @@ def _rules_table(groups: Sequence[RuleRuns], provenance: str) -> Html:
             _name(group),
             len(group.runs),
             " … ".join(str(count) for count in sorted({len(run.rounds) for run in group.runs})),
-            _spread([run.rounds[-1].test_accuracy for run in group.runs]),
+            _spread(group.last_accuracies),
             _spread([run.report.tail_accuracy for run in group.runs if run.report is not None]),
             quantity(mean(run.rounds[-1].cumulative_boundary_j for run in group.runs), "J"),
             _mean_joules([run.rounds[-1].cumulative_predicted_j for run in group.runs]),

@@ -1,5 +1,7 @@
 """What a run needs to go on after its process was killed: one file, replaced at once or not at all.
 
+History: 1 held the residuals of all clients; 2 names their files and holds the server optimiser's state.
+
 A checkpoint is written to a temporary file, fsynced and renamed, so that a crash at any moment leaves the
 old one or the new one. It holds tensors and plain types alone and is read with ``weights_only=True``: no
 code in it is ever executed. Random state is not in it, since every draw has its own derived seed.
@@ -20,9 +22,8 @@ from torch import Tensor
 from calibration_data import InvalidFileError
 from calibration_data.files import write_whole
 
-CHECKPOINT_SCHEMA = "calijoule/checkpoint/1"
+CHECKPOINT_SCHEMA = "calijoule/checkpoint/2"
 
-_UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError)
 _NEXT_STEP = "Remove the run's folder and train again."
 
 
@@ -33,13 +34,15 @@ class Checkpoint:
     Attributes:
         finished_rounds: rounds that are in it; ``rounds.jsonl`` is cut to as many lines.
         weights: global weights by parameter name.
-        residuals: error feedback of each client that has one, by parameter name.
+        optimizer: state of the server's optimiser: vectors of one number per coordinate.
+        residual_rounds: round of the residual of each client that has one; its file has its name.
         ledger: joules so far, as ``EnergyLedger.state``.
     """
 
     finished_rounds: int
     weights: Mapping[str, Tensor]
-    residuals: Mapping[int, Mapping[str, Tensor]]
+    optimizer: Mapping[str, Tensor]
+    residual_rounds: Mapping[int, int]
     ledger: Mapping[str, Any]
 
 
@@ -49,7 +52,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "schema": CHECKPOINT_SCHEMA,
         "finished_rounds": checkpoint.finished_rounds,
         "weights": dict(checkpoint.weights),
-        "residuals": {client: dict(residual) for client, residual in checkpoint.residuals.items()},
+        "optimizer": dict(checkpoint.optimizer),
+        "residual_rounds": dict(checkpoint.residual_rounds),
         "ledger": dict(checkpoint.ledger),
     }
     buffer = io.BytesIO()
@@ -57,12 +61,15 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     write_whole(path, buffer.getvalue())
 
 
-def load_checkpoint(path: Path, like: Mapping[str, Tensor]) -> Checkpoint:
+def load_checkpoint(
+    path: Path, like: Mapping[str, Tensor], optimizer: Mapping[str, Tensor] | None = None
+) -> Checkpoint:
     """Read a checkpoint of a network.
 
     Args:
         path: the file.
         like: the network's parameters, whose names and shapes the checkpoint must have.
+        optimizer: the first state of the server's optimiser, likewise; nothing without one.
 
     Raises:
         InvalidFileError: it cannot be read, or belongs to another network or version.
@@ -86,13 +93,14 @@ def load_checkpoint(path: Path, like: Mapping[str, Tensor]) -> Checkpoint:
         checkpoint = Checkpoint(
             finished_rounds=int(state["finished_rounds"]),
             weights=dict(state["weights"]),
-            residuals={int(client): dict(residual) for client, residual in state["residuals"].items()},
+            optimizer=dict(state["optimizer"]),
+            residual_rounds={int(key): int(value) for key, value in state["residual_rounds"].items()},
             ledger=dict(state["ledger"]),
         )
-        tensors = [_shapes(checkpoint.weights), *map(_shapes, checkpoint.residuals.values())]
+        shapes = _shapes(checkpoint.weights), _shapes(checkpoint.optimizer)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise InvalidFileError(path, "it is no checkpoint", next_step=_NEXT_STEP) from error
-    if any(shapes != _shapes(like) for shapes in tensors):
+    if shapes != (_shapes(like), _shapes(optimizer or {})):
         raise InvalidFileError(path, "it belongs to another network", next_step=_NEXT_STEP)
     return checkpoint
 

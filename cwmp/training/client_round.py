@@ -18,11 +18,11 @@ from cwmp.seeding import derived_seed
 from cwmp.selection import Rule, select
 from cwmp.selection.budgeted import Choice, select_again, select_within
 from cwmp.training.federation import Federation, local_settings
-from cwmp.training.local_training import LocalUpdate, local_update
+from cwmp.training.local_training import LocalUpdate, local_update, single_thread
 from cwmp.training.phase_meter import Seen, SeeWork, Works
 from cwmp.training.phases import client_energy, client_works
 from cwmp.training.run_record import ClientReport, PhaseEnergy
-from cwmp.training.sparse_update import SparseUpdate, add_to, pack
+from cwmp.training.sparse_update import add_to, decode, encode, pack
 
 Weights = Mapping[str, Tensor]
 
@@ -32,12 +32,12 @@ class ClientResult:
     """What leaves a client after a round, and what stays there.
 
     Attributes:
-        message: goes to the server.
+        message: goes to the server, as the bytes of ``sparse_update.encode``.
         report: what it did and what that cost.
-        residual: what it did not send; empty without error feedback.
+        residual: what it did not send; empty without error feedback, and where it stays with the client.
     """
 
-    message: SparseUpdate
+    message: bytes
     report: ClientReport
     residual: Weights
 
@@ -45,11 +45,26 @@ class ClientResult:
 def client_round(
     federation: Federation, weights: Weights, residual: Weights, round_index: int, client: int
 ) -> ClientResult:
-    """What one client does in a round: train, select, pack.
+    """What one client does in a round: train, select, pack; on one thread.
+
+    Args:
+        federation: with the client's own prices and budget; the server's may differ.
+        weights: the global weights by name.
+        residual: what the client did not send so far; empty without error feedback and in its first round.
+        round_index: number of the round, from 1.
+        client: its number.
 
     Raises:
         DivergedError: its update is not finite.
+        NonFiniteGradientError: its update plus its residual cannot be ranked.
     """
+    with single_thread():
+        return _client_round(federation, weights, residual, round_index, client)
+
+
+def _client_round(
+    federation: Federation, weights: Weights, residual: Weights, round_index: int, client: int
+) -> ClientResult:
     config, meter = federation.config, federation.meter
     see: dict[Phase, SeeWork] = {}
     meter.begin_client(round_index, client)
@@ -59,12 +74,14 @@ def client_round(
     wanted = memory.corrected(trained.update) if config.error_feedback else trained.update
 
     seed = derived_seed(config.seed, "randomk", round_index=round_index, client=client)
-    choice = select_within(wanted, federation.budget, rule=config.selector, seed=seed)
+    choice = select_within(
+        wanted, federation.budget, rule=config.selector, seed=seed, equal_prices=config.equal_prices
+    )
     masks = choice.selection.masks
     see["select"] = meter.replay(lambda: select_again(wanted, choice, seed=seed))
-    message, see["pack"] = meter.run(lambda: pack(wanted, masks))
-    see["aggregate"] = meter.replay(_adding(message, torch.float64))
-    see["apply"] = meter.replay(_adding(message, torch.float32))
+    message, see["pack"] = meter.run(lambda: encode(pack(wanted, masks), wanted))
+    see["aggregate"] = meter.replay(_aggregating(message, wanted))
+    see["apply"] = meter.replay(_applying(message, wanted))
     see["uplink"] = _link_is_not_seen
 
     if config.error_feedback:
@@ -74,7 +91,7 @@ def client_round(
         choice.cost,
         masks,
         federation.training.of_client(trained.samples),
-        message.payload_bytes,
+        len(message),
     )
     seen = {phase: see[phase](works[phase]) for phase in works}
     energy = client_energy(federation.costs, choice.cost, works, seen)
@@ -103,10 +120,17 @@ def train_client(federation: Federation, weights: Weights, round_index: int, cli
     )
 
 
-def _adding(message: SparseUpdate, dtype: torch.dtype) -> Callable[[], None]:
-    """Add a message to a vector of its own, as the server and then the client would."""
-    vector = torch.zeros(message.coordinates, dtype=dtype)
-    return lambda: add_to(vector, message, 1.0)
+def _aggregating(message: bytes, network: Weights) -> Callable[[], None]:
+    """Read a message and add it to a sum of its own, as the server would."""
+    vector = torch.zeros(decode(message, network).coordinates, dtype=torch.float64)
+    return lambda: add_to(vector, decode(message, network), 1.0)
+
+
+def _applying(message: bytes, network: Weights) -> Callable[[], None]:
+    """Add what was sent to weights of its own, as the client would."""
+    kept = decode(message, network)
+    vector = torch.zeros(kept.coordinates)
+    return lambda: add_to(vector, kept, 1.0)
 
 
 def _link_is_not_seen(works: Works) -> Seen:
@@ -119,7 +143,7 @@ def _client_report(
     trained: LocalUpdate,
     wanted: Weights,
     choice: Choice,
-    message: SparseUpdate,
+    message: bytes,
     energy: dict[Phase, PhaseEnergy],
 ) -> ClientReport:
     selection, budget = choice.selection, federation.budget
@@ -142,7 +166,7 @@ def _client_report(
         retained_squared_norm=selection.retained_squared_norm,
         topk_retained_squared_norm=_retained_by("topk", choice, wanted),
         cwmp_retained_squared_norm=_retained_by("cwmp", choice, wanted),
-        payload_bytes=message.payload_bytes,
+        payload_bytes=len(message),
         energy=energy,
     )
 

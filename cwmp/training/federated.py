@@ -6,23 +6,24 @@ algorithm 1, with a choice of coordinates between the client and the server, and
 
     for each round t:
         S ← some clients
-        for each client k in S, one at a time:
+        for each client k in S, wherever the engine runs it:
             u ← w − local SGD from w on the samples of k               train
             u ← u + e_k                                                error feedback
             z ← coordinates of u that the budget affords               select
             m ← (indices, values) of z·u                               pack, uplink
             e_k ← u − z·u
-        w ← w − Σ_k n_k·m_k / Σ_k n_k    zeros where k sent nothing    aggregate, apply
+        Δ ← Σ_k n_k·m_k / Σ_k n_k        zeros where k sent nothing    aggregate
+        w ← server optimiser(w, Δ)       w − Δ for FedAvg              apply
 
-Clients run one after the other, so that their joules can be told apart. Every draw has a seed of its own, and
-sums have one order: the same seed gives the same bits.
+Where the clients run is the engine's business (``cwmp.training.engine``). Every draw has a seed of its own,
+and sums have one order: the same seed gives the same bits.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,13 +31,15 @@ from torch import Tensor
 
 from cwmp.budget import EnergyLedger
 from cwmp.config import TrainingConfig
-from cwmp.errors import NonFiniteGradientError
 from cwmp.seeding import derived_seed
-from cwmp.training.client_round import ClientResult, Weights, client_round
+from cwmp.training.client_round import ClientResult, Weights
+from cwmp.training.engine import Engine, LocalEngine
 from cwmp.training.federation import Federation
 from cwmp.training.local_training import DivergedError, evaluate, single_thread, weights_of
-from cwmp.training.run_record import DroppedClient, RoundReport, summed_energy
-from cwmp.training.sparse_update import average, flatten, unflatten
+from cwmp.training.residuals import Residuals, ResidualsInMemory
+from cwmp.training.run_record import ClientReport, DroppedClient, RoundReport, summed_energy
+from cwmp.training.server_optimizer import optimizer_state, optimizer_step
+from cwmp.training.sparse_update import MeanUpdate, decode, flatten, unflatten
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +49,15 @@ class FederatedState:
     Attributes:
         finished_rounds: rounds so far.
         weights: global weights by parameter name.
+        optimizer: state of the server's optimiser, as ``server_optimizer.optimizer_state``.
         residuals: error feedback of the clients that have one.
         ledger: joules so far.
     """
 
     finished_rounds: int
     weights: Weights
-    residuals: Mapping[int, Weights]
+    optimizer: Mapping[str, Tensor]
+    residuals: Residuals
     ledger: EnergyLedger
 
 
@@ -62,57 +67,100 @@ def initial_state(federation: Federation) -> FederatedState:
     return FederatedState(
         finished_rounds=0,
         weights=weights_of(federation.network),
-        residuals={},
+        optimizer=optimizer_state(federation.config, federation.costs.coordinates),
+        residuals=ResidualsInMemory(),
         ledger=EnergyLedger(granted_j=granted_j),
     )
 
 
-def run_round(federation: Federation, state: FederatedState) -> tuple[FederatedState, RoundReport]:
+def run_round(
+    federation: Federation, state: FederatedState, engine: Engine | None = None
+) -> tuple[FederatedState, RoundReport]:
     """One round: the new state, and what happened.
 
-    A client whose update is not finite is left out and named in the report.
+    A client whose update cannot be used is left out and named in the report. A round in which no client
+    answered is recorded and leaves the weights as they were: the clients may come back.
+
+    Args:
+        federation: of the server.
+        state: before the round.
+        engine: runs the clients; without one, in this process.
 
     Raises:
-        DivergedError: no client's update is finite.
+        DivergedError: clients answered, and no update is finite: the next round would be no better.
     """
     started = time.perf_counter()
     number = state.finished_rounds + 1
-    results: list[ClientResult] = []
-    dropped: list[DroppedClient] = []
-    with single_thread():
-        for client in participants(federation.config, number):
-            try:
-                residual = state.residuals.get(client, {})
-                results.append(client_round(federation, state.weights, residual, number, client))
-            except (DivergedError, NonFiniteGradientError) as error:
-                dropped.append(DroppedClient(client=client, reason=error.message))
-        if not results:
-            raise DivergedError(
-                f"No client's update of round {number} is finite.", next_step="Try a smaller learning_rate."
-            )
-        weights = server_step(state.weights, results)
-        accuracy, loss = evaluate(federation.network, weights, federation.data.test_x, federation.data.test_y)
-    residuals = {result.report.client: result.residual for result in results if result.residual}
-    ledger = _booked(state.ledger, results)
+    clients = participants(federation.config, number)
+    answers = (engine or LocalEngine(federation)).run_clients(state.weights, state.residuals, number, clients)
+    booked = _booked(federation, state, number, answers)
+    if not booked.clients and all(client.cause == "diverged" for client in booked.dropped):
+        raise DivergedError(
+            f"No client's update of round {number} is finite.", next_step="Try a smaller learning_rate."
+        )
+    weights, optimizer = state.weights, state.optimizer
+    if booked.clients:
+        weights, optimizer = server_step(federation.config, weights, optimizer, booked.mean)
+    accuracy, loss = _tested(federation, weights, number)
     report = RoundReport(
         round=number,
-        clients=tuple(result.report for result in results),
-        dropped=tuple(dropped),
+        clients=booked.clients,
+        dropped=booked.dropped,
         test_accuracy=accuracy,
-        test_loss=loss if math.isfinite(loss) else None,
-        energy=summed_energy(result.report.energy for result in results),
-        cumulative_predicted_j=ledger.total_predicted_j,
-        cumulative_boundary_j=ledger.charged_j,
-        cumulative_measured_j=ledger.seen_j,
+        test_loss=loss,
+        energy=summed_energy(client.energy for client in booked.clients),
+        cumulative_predicted_j=booked.ledger.total_predicted_j,
+        cumulative_boundary_j=booked.ledger.charged_j,
+        cumulative_measured_j=booked.ledger.seen_j,
         seconds=time.perf_counter() - started,
     )
     new_state = FederatedState(
         finished_rounds=number,
         weights=weights,
-        residuals={**state.residuals, **residuals},
-        ledger=ledger,
+        optimizer=optimizer,
+        residuals=booked.residuals,
+        ledger=booked.ledger,
     )
     return new_state, report
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Booked:
+    """What is left of the answers of a round: no message and no residual is held."""
+
+    clients: tuple[ClientReport, ...]
+    dropped: tuple[DroppedClient, ...]
+    mean: Tensor
+    residuals: Residuals
+    ledger: EnergyLedger
+
+
+def _booked(
+    federation: Federation,
+    state: FederatedState,
+    number: int,
+    answers: Iterable[ClientResult | DroppedClient],
+) -> _Booked:
+    mean = MeanUpdate(federation.costs.coordinates)
+    reports: list[ClientReport] = []
+    dropped: list[DroppedClient] = []
+    residuals, ledger = state.residuals, state.ledger
+    for answer in answers:
+        if isinstance(answer, DroppedClient):
+            dropped.append(answer)
+            continue
+        mean.add(decode(answer.message, state.weights), answer.report.samples)
+        if answer.residual:
+            residuals = residuals.remembering(answer.report.client, number, answer.residual)
+        ledger = _charged(ledger, answer.report)
+        reports.append(answer.report)
+    return _Booked(
+        clients=tuple(reports),
+        dropped=tuple(dropped),
+        mean=mean.value,
+        residuals=residuals,
+        ledger=ledger,
+    )
 
 
 def participants(config: TrainingConfig, round_index: int) -> list[int]:
@@ -122,24 +170,35 @@ def participants(config: TrainingConfig, round_index: int) -> list[int]:
     return sorted(int(client) for client in rng.choice(config.clients, size=count, replace=False))
 
 
-def server_step(weights: Weights, results: Sequence[ClientResult]) -> dict[str, Tensor]:
-    """The weights after the weighted mean of all messages is taken off them; in float64, in one order."""
+def server_step(
+    config: TrainingConfig, weights: Weights, optimizer: Mapping[str, Tensor], mean: Tensor
+) -> tuple[Weights, Mapping[str, Tensor]]:
+    """The weights after the server's optimiser has used the mean of all messages, and its next state.
+
+    Args:
+        config: which optimiser, and its settings.
+        weights: before the step.
+        optimizer: its state before the step.
+        mean: of the updates, float64, shape (coordinates,).
+    """
+    step, next_optimizer = optimizer_step(config, optimizer, mean)
     flat = flatten(weights)
-    mean = average(
-        [result.message for result in results],
-        [result.report.samples for result in results],
-        flat.numel(),
-    )
-    return {
-        name: value.clone()
-        for name, value in unflatten((flat.double() - mean).to(flat.dtype), weights).items()
-    }
+    stepped = unflatten((flat.double() - step).to(flat.dtype), weights)
+    return {name: value.clone() for name, value in stepped.items()}, next_optimizer
 
 
-def _booked(ledger: EnergyLedger, results: Sequence[ClientResult]) -> EnergyLedger:
-    for result in results:
-        report = result.report
-        ledger = ledger.grant(report.budget_j, charged_j=report.predicted_j)
-        for phase, energy in report.energy.items():
-            ledger = ledger.charge(phase, predicted_j=energy.predicted_j, measured_j=energy.measured_j)
+def _tested(federation: Federation, weights: Weights, number: int) -> tuple[float | None, float | None]:
+    """Accuracy and loss where the round is tested; the loss only if it is finite."""
+    config, data = federation.config, federation.data
+    if number % config.evaluate_every and number != config.rounds:
+        return None, None
+    with single_thread():
+        accuracy, loss = evaluate(federation.network, weights, data.test_x, data.test_y)
+    return accuracy, loss if math.isfinite(loss) else None
+
+
+def _charged(ledger: EnergyLedger, report: ClientReport) -> EnergyLedger:
+    ledger = ledger.grant(report.budget_j, charged_j=report.predicted_j)
+    for phase, energy in report.energy.items():
+        ledger = ledger.charge(phase, predicted_j=energy.predicted_j, measured_j=energy.measured_j)
     return ledger

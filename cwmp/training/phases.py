@@ -10,7 +10,8 @@
 
 Select, pack, uplink and apply together are the predicted joules that the budget limits; they go through the
 tensors one after the other, each as fast as its own slowest resource allows. The server is priced as if it
-were the same device.
+were the same device. Coding the indices is counted by the bytes that it writes and reads; the arithmetic of
+its bits, some integer operations for each kept coordinate on either side, is in no prediction.
 """
 
 from __future__ import annotations
@@ -81,10 +82,10 @@ def _predicted(costs: CostVector, cost: MaskCost, phase: Phase, works: Works) ->
     """Joules of a phase net of idle power, or why the model cannot know them."""
     pricing = costs.pricing
     if phase == "uplink":
-        wake_j = pricing.wake_j()
+        fixed_j = pricing.fixed_link_j()
         return Estimate(
-            value=cost.uplink_j.value + wake_j.value,
-            standard_uncertainty=cost.uplink_j.standard_uncertainty + wake_j.standard_uncertainty,
+            value=cost.uplink_j.value + fixed_j.value,
+            standard_uncertainty=cost.uplink_j.standard_uncertainty + fixed_j.standard_uncertainty,
         )
     try:
         timed = [pricing.timed(work.without_times()) for work in works]

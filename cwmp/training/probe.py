@@ -16,10 +16,11 @@ from cwmp.training.local_training import DivergedError, single_thread, weights_o
 
 
 def expected_gain(federation: Federation) -> Gain:
-    """What each rule is expected to keep of an update at the run's budget.
+    """What each rule is expected to keep of an update at the prices and the budget of client 0.
 
     Where the update is not finite, gradients of Laplace's distribution and equal scale stand for it.
     """
+    federation = federation.of_client(0)
     prices_j = federation.budget.prices.prices_j
     everything_j = math.fsum(
         price_j * federation.budget.prices.tensors[name].layout.numel for name, price_j in prices_j.items()

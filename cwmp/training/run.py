@@ -10,32 +10,21 @@ A line without its checkpoint is cut off and run again, which gives the same lin
 
 from __future__ import annotations
 
-import hashlib
-import platform
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from calibration_data import InvalidFileError, UsageError, __version__
-from calibration_data.files import read_model, write_whole
-from cost_models import CostModel, save_cost_model
-from cwmp.budget import EnergyLedger
+from calibration_data.files import write_whole
+from cost_models import CostModel
 from cwmp.config import TrainingConfig
-from cwmp.cost_document import costs_document, save_costs
 from cwmp.predicted_gain import Gain
-from cwmp.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from cwmp.training.federated import FederatedState, initial_state, run_round
-from cwmp.training.federation import Federation, build_federation
+from cwmp.training.engine import Engine, LocalEngine
+from cwmp.training.federated import run_round
+from cwmp.training.federation import build_federation
+from cwmp.training.fleet import fleet_of_run
 from cwmp.training.probe import expected_gain
 from cwmp.training.run_files import (
-    CHECKPOINT,
-    CONFIG,
-    COST_MODEL,
-    COSTS,
-    MAX_FILE_BYTES,
+    FLEET,
     ROUNDS,
     SUMMARY,
     TABLE,
@@ -45,18 +34,11 @@ from cwmp.training.run_files import (
     read_summary,
     write_csv,
 )
-from cwmp.training.run_record import (
-    ClientReport,
-    PartitionReport,
-    RoundReport,
-    RunIdentity,
-    RunReport,
-    summed_energy,
-)
+from cwmp.training.run_folder import open_folder, save_state, state_on_disk
+from cwmp.training.run_record import RoundReport, RunReport
+from cwmp.training.run_summary import run_identity, run_report
+from cwmp.training.workers import WorkerEngine
 from profiler.device import Device
-
-TAIL_FRACTION = 0.2
-"""Share of the last rounds whose mean accuracy is reported."""
 
 
 def train(
@@ -65,6 +47,8 @@ def train(
     out: Path,
     *,
     device: Device | None = None,
+    engine: Engine | None = None,
+    workers: int = 1,
     resume: bool = False,
     on_start: Callable[[float, Gain], None] | None = None,
     on_round: Callable[[RoundReport], None] | None = None,
@@ -76,6 +60,8 @@ def train(
         cost_model: costs of elementary operations on the clients' device; a copy is kept with the run.
         out: folder of the run, made if it is not there.
         device: whose sensors see the phases; a simulated one executes their counted work. None only predicts.
+        engine: runs the clients; without one, this process and its workers.
+        workers: processes that run clients, which gives the same bits; with 1, this process does.
         resume: go on with an interrupted run, which gives what an uninterrupted one would have given; a
             finished one is left as it is.
         on_start: called before the first round that is run now with Var(ln c) and with what each rule is
@@ -90,180 +76,43 @@ def train(
         InvalidFileError: a file of the run to resume is broken.
         MissingCoefficientError: the cost model lacks a cost that the prices need.
         DivergedError: in some round no client's update was finite.
+        WorkerError: a worker process failed or died.
     """
-    federation = build_federation(config, cost_model, device)
-    identity = run_identity(federation, cost_model, device)
-    _open_folder(out, identity, federation, cost_model, resume=resume)
+    fleet = fleet_of_run(config.fleet, out / FLEET, clients=config.clients, assumed=cost_model.assumed)
+    federation = build_federation(config, cost_model, device, fleet=fleet)
+    identity = run_identity(
+        federation, cost_model, device, engine=LocalEngine.name if engine is None else engine.name
+    )
+    open_folder(out, identity, federation, cost_model, fleet, resume=resume)
     if (out / SUMMARY).exists():
         return read_summary(out / SUMMARY)
     gain = expected_gain(federation)
     if on_start is not None:
-        on_start(federation.budget.prices.var_ln_c, gain)
-    state = _state_on_disk(out, federation)
+        on_start(federation.of_client(0).budget.prices.var_ln_c, gain)
+    state = state_on_disk(out, federation)
     cut_rounds(out / ROUNDS, state.finished_rounds)
-    while state.finished_rounds < config.rounds:
-        state, report = run_round(federation, state)
-        append_round(out / ROUNDS, report)
-        save_checkpoint(out / CHECKPOINT, _checkpoint(state))
-        if on_round is not None:
-            on_round(report)
+    with ExitStack() as stack:
+        if engine is None and workers > 1:
+            pool = WorkerEngine(
+                config,
+                cost_model,
+                device,
+                fleet=fleet,
+                data=federation.data,
+                coordinates=federation.costs.coordinates,
+                workers=workers,
+            )
+            engine = stack.enter_context(pool)
+        while state.finished_rounds < config.rounds:
+            state, report = run_round(federation, state, engine)
+            append_round(out / ROUNDS, report)
+            save_state(out, state)
+            if on_round is not None:
+                on_round(report)
     rounds = read_rounds(out / ROUNDS)
     write_csv(out / TABLE, [report.row() for report in rounds])
     summary = run_report(identity, federation, state.ledger, rounds, gain)
+    if engine is not None:
+        summary = summary.model_copy(update={"notes": (*summary.notes, *engine.notes())})
     write_whole(out / SUMMARY, summary.model_dump_json(by_alias=True, indent=1) + "\n")
     return summary
-
-
-def run_identity(federation: Federation, cost_model: CostModel, device: Device | None) -> RunIdentity:
-    """What a run is before its first round."""
-    document = cost_model.document
-    partition, data = federation.partition, federation.data
-    class_counts = partition.class_counts(data.train_y.numpy(), data.classes)
-    return RunIdentity(
-        config=federation.config,
-        cost_model_sha256=hashlib.sha256(document.model_dump_json(by_alias=True).encode()).hexdigest(),
-        cost_model_provenance=document.provenance,
-        cost_model_device="literature" if document.device is None else document.device.device,
-        measuring_device=None if device is None else device.name,
-        partition=PartitionReport(
-            scheme=partition.scheme,
-            balancing=partition.balancing,
-            alpha=partition.alpha,
-            shards_per_client=partition.shards_per_client,
-            min_samples=partition.min_samples,
-            seed=partition.seed,
-            sizes=partition.sizes,
-            class_counts=tuple(map(tuple, class_counts.tolist())),
-            sha256=partition.sha256,
-        ),
-        coordinates=federation.costs.coordinates,
-    )
-
-
-def run_report(
-    identity: RunIdentity,
-    federation: Federation,
-    ledger: EnergyLedger,
-    rounds: Sequence[RoundReport],
-    expected: Gain,
-) -> RunReport:
-    """The summary of a finished run."""
-    accuracies = [report.test_accuracy for report in rounds]
-    tail = accuracies[-max(1, round(TAIL_FRACTION * len(accuracies))) :]
-    clients = [client for report in rounds for client in report.clients]
-    config, prices = federation.config, federation.budget.prices
-    return RunReport(
-        identity=identity,
-        rounds=len(rounds),
-        final_accuracy=accuracies[-1],
-        best_accuracy=max(accuracies),
-        tail_accuracy=sum(tail) / len(tail),
-        final_loss=rounds[-1].test_loss,
-        budget_j=federation.budget.budget_j,
-        budget_ignored=config.selector == "dense",
-        fixed_j=federation.budget.fixed_j,
-        dense_j=federation.budget.dense_j,
-        energy=summed_energy(report.energy for report in rounds),
-        predicted_j=ledger.total_predicted_j,
-        boundary_j=ledger.charged_j,
-        granted_j=ledger.granted_j,
-        retained_fraction=_share(clients, [client.retained_squared_norm for client in clients]),
-        topk_retained_fraction=_share(clients, [client.topk_retained_squared_norm for client in clients]),
-        cwmp_retained_fraction=_share(clients, [client.cwmp_retained_squared_norm for client in clients]),
-        var_ln_c=prices.var_ln_c,
-        predicted_gain=expected.over_topk,
-        price_provenance=prices.provenance,
-        not_counted=tuple(federation.training.step(config.batch_size).without_formula),
-        notes=_notes(identity, federation, rounds),
-        seconds=sum(report.seconds for report in rounds),
-        software={
-            "calijoule": __version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        },
-    )
-
-
-def _notes(identity: RunIdentity, federation: Federation, rounds: Sequence[RoundReport]) -> tuple[str, ...]:
-    notes = list(federation.budget.prices.notes)
-    if federation.config.selector == "dense":
-        notes.append("The rule dense keeps everything and knows no budget.")
-    if identity.measuring_device not in (None, identity.cost_model_device):
-        notes.append(
-            f"Joules are predicted for {identity.cost_model_device} and seen on {identity.measuring_device}."
-        )
-    dropped = sum(len(report.dropped) for report in rounds)
-    if dropped:
-        notes.append(
-            f"{dropped} updates were not finite; they and the joules of their training were left out."
-        )
-    return tuple(notes)
-
-
-def _share(clients: Sequence[ClientReport], retained: Sequence[float]) -> float:
-    total = sum(client.squared_norm for client in clients)
-    return sum(retained) / total if total else 1.0
-
-
-def _open_folder(
-    out: Path, identity: RunIdentity, federation: Federation, cost_model: CostModel, *, resume: bool
-) -> None:
-    """Make the folder of a new run, or check that it is the folder of this run."""
-    if out.exists() and not resume and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(
-            f"{out} exists already.", next_step="Choose another folder, or go on with it: --resume."
-        )
-    if (out / CONFIG).exists():
-        _check_same(out / CONFIG, identity)
-        return
-    if (out / ROUNDS).exists() or (out / CHECKPOINT).exists():
-        raise InvalidFileError(out / CONFIG, "it is missing from a run that has begun")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"{out} cannot be made ({error.strerror}).", next_step="Choose another folder."
-        ) from error
-    save_cost_model(out / COST_MODEL, cost_model)
-    created = datetime.now(UTC)
-    save_costs(out / COSTS, costs_document(federation.budget.prices, created=created))
-    write_whole(out / CONFIG, identity.model_dump_json(indent=1) + "\n")
-
-
-def _check_same(path: Path, identity: RunIdentity) -> None:
-    """A resumed run must be the same run.
-
-    Raises:
-        UsageError: it differs; the message names the first key that does.
-    """
-    before = read_model(path, RunIdentity, limit_bytes=MAX_FILE_BYTES)
-    was, now = ({**run.model_dump(), **run.config.model_dump()} for run in (before, identity))
-    for key in [*TrainingConfig.model_fields, *RunIdentity.model_fields]:
-        if was[key] != now[key]:
-            raise UsageError(
-                f"{path.parent} was begun with {key} = {was[key]!r}, not {now[key]!r}.",
-                next_step="Resume it with the settings in its config.json, or choose another folder.",
-            )
-
-
-def _state_on_disk(out: Path, federation: Federation) -> FederatedState:
-    start = initial_state(federation)
-    if not (out / CHECKPOINT).exists():
-        return start
-    checkpoint = load_checkpoint(out / CHECKPOINT, start.weights)
-    return FederatedState(
-        finished_rounds=checkpoint.finished_rounds,
-        weights=checkpoint.weights,
-        residuals=checkpoint.residuals,
-        ledger=EnergyLedger.from_state(checkpoint.ledger),
-    )
-
-
-def _checkpoint(state: FederatedState) -> Checkpoint:
-    return Checkpoint(
-        finished_rounds=state.finished_rounds,
-        weights=state.weights,
-        residuals=state.residuals,
-        ledger=state.ledger.state(),
-    )

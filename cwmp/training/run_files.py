@@ -2,11 +2,13 @@
 
 config.json      RunIdentity: settings and what they met; what --resume must find again
 cost_model.json  copy of the cost model
+fleet.json       copy of the fleet, if there is one; its cost models are in fleet/
 costs.json       prices of the gradient coordinates
 rounds.jsonl     one RoundReport a line, each durable before the next round begins
 rounds.csv       the same in one row per round, once the run has finished
 summary.json     RunReport, once the run has finished
 checkpoint.pt    state after the last whole round
+residuals/       what each client has not sent, with error feedback; the checkpoint names its files
 """
 
 from __future__ import annotations
@@ -24,11 +26,13 @@ from cwmp.training.run_record import RoundReport, RunReport
 
 CONFIG = "config.json"
 COST_MODEL = "cost_model.json"
+FLEET = "fleet.json"
 COSTS = "costs.json"
 ROUNDS = "rounds.jsonl"
 TABLE = "rounds.csv"
 SUMMARY = "summary.json"
 CHECKPOINT = "checkpoint.pt"
+RESIDUALS = "residuals"
 
 MAX_FILE_BYTES = 2_000_000_000
 

@@ -22,6 +22,9 @@ WALL_CLOCK_FIELDS = ("seconds",)
 """Fields that differ between two runs of one seed; everything else is equal to the bit on one machine, the
 joules of real sensors apart."""
 
+Cause = Literal["diverged", "vanished", "invalid"]
+"""Why a client's update was not used."""
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -72,7 +75,7 @@ class ClientReport(_Frozen):
         retained_squared_norm: Σ g² over those that were sent.
         topk_retained_squared_norm: what ``topk`` keeps of this very update for ``priced_j`` joules.
         cwmp_retained_squared_norm: the same for ``cwmp``.
-        payload_bytes: indices and values, without framing.
+        payload_bytes: length of the message; what a transport puts around it is not in it.
         energy: joules by phase.
     """
 
@@ -98,9 +101,17 @@ class ClientReport(_Frozen):
 
 
 class DroppedClient(_Frozen):
-    """A client whose update was not used in a round; the joules of its training are in no sum."""
+    """A client whose update was not used in a round; the joules of its training are in no sum.
+
+    Attributes:
+        client: its number.
+        cause: ``diverged``: its update is not finite; ``vanished``: it gave no answer; ``invalid``: what it
+            sent is no update of this network, or it could not take part as it was set up.
+        reason: the same in a sentence.
+    """
 
     client: NonNegativeInt
+    cause: Cause = "diverged"
     reason: str
 
 
@@ -111,8 +122,9 @@ class RoundReport(_Frozen):
         round: its number, from 1.
         clients: those that took part, in the order of their numbers.
         dropped: those whose update was not used.
-        test_accuracy: share of the test samples that the new global model gets right.
-        test_loss: its mean cross-entropy; None if it is not finite.
+        test_accuracy: share of the test samples that the new global model gets right; None where the round
+            was not tested.
+        test_loss: its mean cross-entropy; None if it is not finite, or was not tested.
         energy: joules by phase, summed over the clients.
         cumulative_predicted_j: all phases of all rounds so far; None if a phase has no prediction.
         cumulative_boundary_j: the part inside the boundary of the budget.
@@ -123,13 +135,20 @@ class RoundReport(_Frozen):
     round: int
     clients: tuple[ClientReport, ...]
     dropped: tuple[DroppedClient, ...] = ()
-    test_accuracy: Fraction
+    test_accuracy: Fraction | None
     test_loss: float | None
     energy: dict[Phase, PhaseEnergy]
     cumulative_predicted_j: float | None
     cumulative_boundary_j: float
     cumulative_measured_j: dict[Phase, float]
     seconds: NonNegativeFloat
+
+    @property
+    def progress(self) -> str:
+        """The round in a few words."""
+        if self.test_accuracy is None:
+            return f"round {self.round}"
+        return f"round {self.round}: {self.test_accuracy:.1%} right"
 
     @property
     def retained_fraction(self) -> float:
@@ -199,6 +218,32 @@ class PartitionReport(_Frozen):
     sha256: str
 
 
+class GroupIdentity(_Frozen):
+    """Clients of one kind of device, as ``RunIdentity`` says it of the others.
+
+    Attributes:
+        name: as in the fleet file.
+        clients: their numbers.
+        cost_model_sha256: digest of their cost model's document.
+        cost_model_provenance: where its joules come from.
+        cost_model_device: name of the device that it describes.
+        measuring_device: name of the device that accounted their joules; None without one.
+        budget_j: as in ``TrainingConfig``.
+        budget_fraction: as in ``TrainingConfig``.
+        link: what sends, if sending is inside the boundary.
+    """
+
+    name: str
+    clients: tuple[NonNegativeInt, ...]
+    cost_model_sha256: str
+    cost_model_provenance: Provenance
+    cost_model_device: str
+    measuring_device: str | None
+    budget_j: float | None
+    budget_fraction: float | None
+    link: str | None
+
+
 class RunIdentity(_Frozen):
     """What a run is, decided before its first round; a resumed run must be the same in every field.
 
@@ -210,6 +255,8 @@ class RunIdentity(_Frozen):
         measuring_device: name of the device whose sensors measure the phases; None without one.
         partition: who holds which samples.
         coordinates: gradient coordinates of the network.
+        engine: name of what ran the clients.
+        groups: clients that were other devices, as the fleet file had it.
     """
 
     config: TrainingConfig
@@ -219,6 +266,36 @@ class RunIdentity(_Frozen):
     measuring_device: str | None
     partition: PartitionReport
     coordinates: int
+    engine: str = "local"
+    groups: tuple[GroupIdentity, ...] = ()
+
+
+class GroupReport(_Frozen):
+    """What the clients of one kind of device did in a whole run.
+
+    Attributes:
+        name: as in the fleet file.
+        clients: how many they are.
+        budget_j: joules of one of them and round; None for ``dense``.
+        fixed_j: predicted fixed joules of one of them and round.
+        dense_j: predicted joules of one of them and round if everything is kept.
+        var_ln_c: variance of the logarithm of their prices.
+        price_provenance: the worst of their cost model and link.
+        energy: their joules by phase over the whole run.
+        boundary_j: their predicted joules inside the boundary of the budget.
+        retained_fraction: kept share of the squared norm of their updates.
+    """
+
+    name: str
+    clients: int
+    budget_j: float | None
+    fixed_j: float
+    dense_j: float
+    var_ln_c: float
+    price_provenance: Provenance
+    energy: dict[Phase, PhaseEnergy]
+    boundary_j: float
+    retained_fraction: float
 
 
 class RunReport(_Frozen):
@@ -228,10 +305,10 @@ class RunReport(_Frozen):
         identity: what was run.
         rounds: rounds that were run.
         final_accuracy: test accuracy after the last round.
-        best_accuracy: the highest of any round.
-        tail_accuracy: mean over the last fifth of the rounds: single rounds swing by some points.
+        best_accuracy: the highest of any test.
+        tail_accuracy: mean over the tests in the last fifth of the rounds: single ones swing by some points.
         final_loss: test loss after the last round.
-        budget_j: joules of one client and round; None for ``dense``.
+        budget_j: joules of one client and round that is in no group; None for ``dense``.
         budget_ignored: the rule spends what it likes.
         fixed_j: predicted fixed joules of one client and round.
         dense_j: predicted joules of one client and round if everything is kept.
@@ -244,7 +321,8 @@ class RunReport(_Frozen):
         cwmp_retained_fraction: the same for ``cwmp``.
         var_ln_c: variance of the logarithm of the prices: how much there is to gain from them.
         predicted_gain: of the squared norm, ``cwmp`` over ``topk``, expected from one update before training.
-        price_provenance: the worst of the cost model and the link.
+        price_provenance: the worst of the cost models and the links.
+        groups: what the clients that were other devices did.
         not_counted: operations of a training step whose arithmetic is not in its predicted joules.
         notes: what a reader must know.
         seconds: wall-clock time of all rounds.
@@ -273,6 +351,7 @@ class RunReport(_Frozen):
     var_ln_c: float
     predicted_gain: float
     price_provenance: Provenance
+    groups: tuple[GroupReport, ...] = ()
     not_counted: tuple[str, ...]
     notes: tuple[str, ...]
     seconds: float
@@ -281,6 +360,11 @@ class RunReport(_Frozen):
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, validate_by_name=True, validate_by_alias=True
     )
+
+
+def accuracies_of(rounds: Iterable[RoundReport]) -> list[float]:
+    """Test accuracies of the rounds that were tested, in their order."""
+    return [report.test_accuracy for report in rounds if report.test_accuracy is not None]
 
 
 def summed_energy(parts: Iterable[Mapping[Phase, PhaseEnergy]]) -> dict[Phase, PhaseEnergy]:

@@ -1,21 +1,39 @@
-"""What a client sends: the kept coordinates of its update as indices and values.
+"""What a client sends: the kept coordinates of its update, their values as they are and their numbers coded.
 
-Indices run through the tensors in the order of the network's parameters, each in row-major order: int32
-where every index fits, else int64 (a float32 index would be wrong from 2²⁴ on). A full update needs no
-indices. Whatever arrives is checked before it is used, for a node can send anything.
+    header    24 bytes: magic, version, kind, digest of the network, number of kept coordinates
+    values    float32, little endian, in ascending order of their coordinates
+    indices   as ``cwmp.index_coding`` writes them; none where every coordinate is sent
+
+Coordinates are numbered through the tensors in the order of the network's parameters, each in row-major
+order. What is counted and paid for is the length of these bytes, whichever engine carries them. Whatever
+arrives is checked before it is used, for a node can send anything: no memory is taken for what a message
+merely declares, and a message that is not valid changes nothing.
 """
 
 from __future__ import annotations
 
+import hashlib
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from calibration_data import UsageError
+from cwmp.index_coding import decode_indices, encode_indices, most_coded_bytes
+
+MAGIC = b"CJUP"
+VERSION = 1
+"""Of the bytes. 1: the first."""
+ALL, SOME = 0, 1
+"""Kinds of message: every coordinate, or those whose indices follow."""
 
 INT32_COORDINATES = 2**31
+VALUE_BYTES = 4
+
+_HEADER = struct.Struct("<4sBBxx8sQ")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +52,7 @@ class SparseUpdate:
 
     @property
     def payload_bytes(self) -> int:
-        """Bytes of indices and values, without framing."""
+        """Bytes of indices and values as they are here, not coded."""
         index_bytes = 0 if self.indices is None else self.indices.numel() * self.indices.element_size()
         return index_bytes + self.values.numel() * self.values.element_size()
 
@@ -53,6 +71,48 @@ def pack(update: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> SparseUpd
     index_type = torch.int32 if flat.numel() <= INT32_COORDINATES else torch.int64
     indices = kept.nonzero().squeeze(1)
     return SparseUpdate(indices=indices.to(index_type), values=flat[indices], coordinates=flat.numel())
+
+
+def encode(message: SparseUpdate, network: Mapping[str, Tensor]) -> bytes:
+    """The bytes of a message.
+
+    Args:
+        message: from ``pack``.
+        network: tensors by parameter name, whose names and shapes are the network's.
+
+    Raises:
+        UsageError: its indices are not strictly ascending.
+    """
+    kind = ALL if message.indices is None else SOME
+    header = _HEADER.pack(MAGIC, VERSION, kind, _digest(network), message.values.numel())
+    values = message.values.cpu().numpy().astype("<f4", copy=False).tobytes()
+    indices = b"" if message.indices is None else encode_indices(message.indices.cpu().long().numpy())
+    return header + values + indices
+
+
+def decode(payload: bytes, network: Mapping[str, Tensor]) -> SparseUpdate:
+    """Read the bytes of a message, wherever they come from.
+
+    Args:
+        payload: nothing before and nothing after the message.
+        network: tensors by parameter name, whose names and shapes are the network's.
+
+    Raises:
+        UsageError: they are not a valid update of this network.
+    """
+    coordinates = sum(tensor.numel() for tensor in network.values())
+    kind, kept = _read_header(payload, network, coordinates)
+    end = _HEADER.size + kept * VALUE_BYTES
+    values = np.frombuffer(payload, dtype="<f4", count=kept, offset=_HEADER.size).astype(np.float32)
+    indices = None
+    if kind == SOME:
+        try:
+            indices = torch.from_numpy(decode_indices(memoryview(payload)[end:], kept, coordinates))
+        except UsageError as error:
+            raise _invalid("its indices cannot be read") from error
+    message = SparseUpdate(indices=indices, values=torch.from_numpy(values), coordinates=coordinates)
+    _check(message, coordinates)
+    return message
 
 
 def add_to(accumulator: Tensor, message: SparseUpdate, weight: float) -> None:
@@ -74,11 +134,38 @@ def add_to(accumulator: Tensor, message: SparseUpdate, weight: float) -> None:
         accumulator.index_add_(0, message.indices.long(), values)
 
 
-def average(messages: Sequence[SparseUpdate], samples: Sequence[int], coordinates: int) -> Tensor:
-    """Mean of the clients' updates weighted by their samples, summed in the order given, in float64.
+class MeanUpdate:
+    """Σ n_k·u_k / Σ n_k of the clients' updates u_k, weighted by their samples n_k: added up one by one.
 
     A coordinate that a client did not send counts as zero: the mean is over all clients of the round, not
-    over those that sent it (averaging over the senders would enlarge the server's step where few send).
+    over those that sent it (averaging over the senders would enlarge the server's step where few send). The
+    sum is float64 and depends on the order of the clients; no message is held.
+
+    Args:
+        coordinates: number of coordinates of the network.
+    """
+
+    def __init__(self, coordinates: int) -> None:
+        self._sum = torch.zeros(coordinates, dtype=torch.float64)
+        self._samples = 0
+
+    def add(self, message: SparseUpdate, samples: int) -> None:
+        """Add one client's update.
+
+        Raises:
+            UsageError: the message is not a valid update of that many coordinates.
+        """
+        add_to(self._sum, message, samples)
+        self._samples += samples
+
+    @property
+    def value(self) -> Tensor:
+        """The mean of what was added, float64, shape (coordinates,); zero of nothing."""
+        return self._sum / max(self._samples, 1)
+
+
+def average(messages: Sequence[SparseUpdate], samples: Sequence[int], coordinates: int) -> Tensor:
+    """Mean of the clients' updates as ``MeanUpdate`` makes it, in the order given.
 
     Args:
         messages: one per client.
@@ -88,10 +175,10 @@ def average(messages: Sequence[SparseUpdate], samples: Sequence[int], coordinate
     Returns:
         Σ n_k·u_k / Σ n_k, float64, shape (coordinates,).
     """
-    mean = torch.zeros(coordinates, dtype=torch.float64)
+    mean = MeanUpdate(coordinates)
     for message, count in zip(messages, samples, strict=True):
-        add_to(mean, message, count / sum(samples))
-    return mean
+        mean.add(message, count)
+    return mean.value
 
 
 def flatten(tensors: Mapping[str, Tensor]) -> Tensor:
@@ -103,6 +190,33 @@ def unflatten(flat: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Cut a flat tensor of shape (coordinates,) into the shapes of some tensors by name."""
     parts = torch.split(flat, [value.numel() for value in like.values()])
     return {name: part.view_as(value) for (name, value), part in zip(like.items(), parts, strict=True)}
+
+
+def _read_header(payload: bytes, network: Mapping[str, Tensor], coordinates: int) -> tuple[int, int]:
+    """Kind and number of values of a message whose length fits them."""
+    most_bytes = _HEADER.size + coordinates * VALUE_BYTES + most_coded_bytes(coordinates)
+    if len(payload) > most_bytes:
+        raise _invalid(f"it has {len(payload)} bytes, and no update of this network more than {most_bytes}")
+    if len(payload) < _HEADER.size:
+        raise _invalid("it is shorter than a header")
+    magic, version, kind, digest, kept = _HEADER.unpack_from(payload)
+    if magic != MAGIC or kind not in (ALL, SOME) or payload[6:8] != bytes(2):
+        raise _invalid("it does not begin as one")
+    if version != VERSION:
+        raise _invalid(f"it is of version {version}, not {VERSION}")
+    if digest != _digest(network):
+        raise _invalid("it belongs to another network")
+    body_bytes = len(payload) - _HEADER.size
+    fits = kept == coordinates and body_bytes == kept * VALUE_BYTES if kind == ALL else kept <= coordinates
+    if not fits or kept * VALUE_BYTES > body_bytes:
+        raise _invalid("its size is not that of the network")
+    return kind, kept
+
+
+def _digest(network: Mapping[str, Tensor]) -> bytes:
+    """Eight bytes that tell networks apart whose parameters have other names, shapes or another order."""
+    layout = [(name, tuple(tensor.shape)) for name, tensor in network.items()]
+    return hashlib.sha256(repr(layout).encode()).digest()[:8]
 
 
 def _check(message: SparseUpdate, coordinates: int) -> None:
@@ -119,4 +233,8 @@ def _check(message: SparseUpdate, coordinates: int) -> None:
         elif not bool((indices[1:] > indices[:-1]).all()):
             problem = "its indices are not strictly ascending"
     if problem:
-        raise UsageError(f"A client's message is not valid: {problem}.", next_step="Its client was not used.")
+        raise _invalid(problem)
+
+
+def _invalid(problem: str) -> UsageError:
+    return UsageError(f"A client's message is not valid: {problem}.", next_step="Its client was not used.")

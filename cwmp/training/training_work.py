@@ -11,7 +11,14 @@ from torch import nn
 
 from calibration_data import MemoryHierarchy, Work
 from cwmp.prediction import CountedWork, WorkCounter
-from cwmp.training.local_training import LocalSettings, sgd_step, single_thread, weights_of
+from cwmp.training.local_training import (
+    LocalSettings,
+    first_velocity,
+    parameters_from,
+    sgd_step,
+    single_thread,
+    weights_of,
+)
 
 
 def step_work(
@@ -33,15 +40,19 @@ def step_work(
         settings: with or without momentum.
         memory: of the device, decides at which level each operation's tensors fit.
     """
-    local = {name: value.requires_grad_() for name, value in weights_of(network).items()}
-    velocity = [torch.zeros_like(value) for value in local.values()] if settings.momentum else []
     x = torch.zeros(batch_size, *sample_shape)
     y = torch.arange(batch_size) % classes
     batch = torch.arange(batch_size)
     training = network.training
     network.train()
-    with single_thread(), torch.random.fork_rng(devices=[]), WorkCounter(memory) as counter:
-        sgd_step(network, local, velocity, x, y, batch, settings)
+    with (
+        single_thread(),
+        torch.random.fork_rng(devices=[]),
+        parameters_from(network, weights_of(network)) as local,
+    ):
+        velocity = first_velocity(local, settings)
+        with WorkCounter(memory) as counter:
+            sgd_step(network, local, velocity, x, y, batch, settings)
     network.train(training)
     return counter.counted
 

@@ -46,6 +46,16 @@ def planned(costs: CostVector, fraction: float, confidence: float = 0.95) -> Rou
     return plan_budget(costs, rule="cwmp", budget_j=None, budget_fraction=fraction, confidence=confidence)
 
 
+@pytest.mark.parametrize("rule", ["cwmp", "cwmp-l1"])
+def test_a_rule_that_sees_one_price_ranks_as_topk(rule: RuleName) -> None:
+    """Why ``topk`` may stand for every rule at equal prices."""
+    for seed in range(5):
+        drawn = update(seed, zero_share=0.1)
+        one = dict.fromkeys(drawn, 1e-9)
+        ours, theirs = (select(drawn, one, 5e-7, rule=name) for name in (rule, "topk"))
+        assert all(torch.equal(ours.masks[name], theirs.masks[name]) for name in drawn)
+
+
 # the ledger
 
 

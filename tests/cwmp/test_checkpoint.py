@@ -18,7 +18,17 @@ from cwmp.config import TrainingConfig, training_config
 from cwmp.cost_document import load_costs
 from cwmp.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from cwmp.training.run import train
-from cwmp.training.run_files import CHECKPOINT, CONFIG, COST_MODEL, COSTS, ROUNDS, SUMMARY, TABLE, read_rounds
+from cwmp.training.run_files import (
+    CHECKPOINT,
+    CONFIG,
+    COST_MODEL,
+    COSTS,
+    RESIDUALS,
+    ROUNDS,
+    SUMMARY,
+    TABLE,
+    read_rounds,
+)
 from cwmp.training.run_record import WALL_CLOCK_FIELDS, RoundReport, RunReport
 from profiler.devices import open_device
 
@@ -63,7 +73,12 @@ def assert_same_run(first: Path, second: Path) -> None:
     for name, value in states[0]["weights"].items():
         assert torch.equal(value, states[1]["weights"][name])
     assert states[0]["ledger"] == states[1]["ledger"]
-    assert states[0]["residuals"].keys() == states[1]["residuals"].keys()
+    assert states[0]["residual_rounds"] == states[1]["residual_rounds"]
+    named = sorted(f"{client}-{number}.pt" for client, number in states[0]["residual_rounds"].items())
+    files = [sorted(path.name for path in (folder / RESIDUALS).glob("*")) for folder in (first, second)]
+    assert files == [named, named]
+    for name in files[0]:
+        assert (first / RESIDUALS / name).read_bytes() == (second / RESIDUALS / name).read_bytes()
     summaries = [json.loads((folder / SUMMARY).read_text()) for folder in (first, second)]
     for summary in summaries:
         del summary["seconds"]
@@ -86,6 +101,7 @@ def test_a_run_leaves_everything_behind(uninterrupted: Path) -> None:
         TABLE,
         SUMMARY,
         CHECKPOINT,
+        RESIDUALS,
     }
     assert load_cost_model(uninterrupted / COST_MODEL).document == MODEL.document
     assert load_costs(uninterrupted / COSTS).boundary == "update"
@@ -125,10 +141,12 @@ def test_what_came_after_the_checkpoint_is_run_again(uninterrupted: Path, tmp_pa
     out = tmp_path / "run"
     with pytest.raises(Killed):
         run(out, stop_after=2)
-    kept = (out / CHECKPOINT).read_bytes()
+    before = tmp_path / "before"
+    shutil.copytree(out, before)
     with pytest.raises(Killed):
         run(out, resume=True, stop_after=3)
-    (out / CHECKPOINT).write_bytes(kept)
+    shutil.copy(before / CHECKPOINT, out / CHECKPOINT)
+    shutil.copytree(before / RESIDUALS, out / RESIDUALS, dirs_exist_ok=True)
     with open(out / ROUNDS, "ab") as file:
         file.write(b'{"round":4,"clients":[{"cli')
     (out / "checkpoint.pt.tmp").write_bytes(b"half a checkpoint")
@@ -177,10 +195,10 @@ def test_a_killed_process_leaves_a_run_that_resumes(uninterrupted: Path, tmp_pat
 
 
 def test_a_finished_run_is_left_as_it_is(uninterrupted: Path) -> None:
-    before = {path.name: path.read_bytes() for path in uninterrupted.iterdir()}
+    before = {path.name: path.read_bytes() for path in uninterrupted.rglob("*.*")}
     summary = run(uninterrupted, resume=True)
     assert summary == RunReport.model_validate_json(before[SUMMARY])
-    assert {path.name: path.read_bytes() for path in uninterrupted.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in uninterrupted.rglob("*.*")} == before
 
 
 def test_a_folder_in_use_is_not_overwritten(uninterrupted: Path, tmp_path: Path) -> None:
@@ -225,7 +243,8 @@ def checkpoint() -> Checkpoint:
     return Checkpoint(
         finished_rounds=3,
         weights=weights,
-        residuals={5: {name: value + 1 for name, value in weights.items()}},
+        optimizer={"m": torch.ones(7, dtype=torch.float64)},
+        residual_rounds={5: 2},
         ledger={"granted_j": 1.5, "predicted_j": {"pack": 0.1}},
     )
 
@@ -233,10 +252,11 @@ def checkpoint() -> Checkpoint:
 def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
     path, saved = tmp_path / "checkpoint.pt", checkpoint()
     save_checkpoint(path, saved)
-    loaded = load_checkpoint(path, saved.weights)
+    loaded = load_checkpoint(path, saved.weights, saved.optimizer)
     assert (loaded.finished_rounds, loaded.ledger) == (3, saved.ledger)
     assert torch.equal(loaded.weights["a"], saved.weights["a"])
-    assert torch.equal(loaded.residuals[5]["b"], torch.ones(1))
+    assert torch.equal(loaded.optimizer["m"], saved.optimizer["m"])
+    assert loaded.residual_rounds == {5: 2}
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
@@ -268,10 +288,12 @@ def test_broken_checkpoints_are_named(tmp_path: Path) -> None:
     path.write_bytes(whole)
     with pytest.raises(InvalidFileError, match="another network"):
         load_checkpoint(path, {"a": torch.zeros(3, 2), "b": torch.zeros(1)})
-    torch.save({"schema": "calijoule/checkpoint/2"}, path)
+    with pytest.raises(InvalidFileError, match="another network"):
+        load_checkpoint(path, saved.weights, {"m": torch.ones(7), "v": torch.ones(7)})
+    torch.save({"schema": "calijoule/checkpoint/1"}, path)
     with pytest.raises(InvalidFileError, match="not of schema"):
         load_checkpoint(path, saved.weights)
-    torch.save({"schema": "calijoule/checkpoint/1", "weights": 3}, path)
+    torch.save({"schema": "calijoule/checkpoint/2", "weights": 3}, path)
     with pytest.raises(InvalidFileError, match="it is no checkpoint"):
         load_checkpoint(path, saved.weights)
 

@@ -307,7 +307,7 @@ class TestBoundary:
         assert 8 * index_bytes("golomb", 0.01) == pytest.approx(8.1, abs=0.05)
         assert 8 * index_bytes("golomb", 0.1) == pytest.approx(4.7, abs=0.1)
         assert index_bytes("raw32", 0.01) == 4
-        assert index_bytes("golomb", 1.0) == 0
+        assert 8 * index_bytes("golomb", 1.0) == pytest.approx(1.0, abs=0.05)
 
     def test_boundary_and_link_must_fit(self) -> None:
         model = known_cost_model()

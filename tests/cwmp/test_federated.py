@@ -8,14 +8,16 @@ from fakes.known_costs import known_cost_model
 from torch import Tensor, nn
 
 from cwmp.config import TrainingConfig, training_config
+from cwmp.links import named_link
 from cwmp.networks import build_network
 from cwmp.seeding import derived_seed
-from cwmp.training.client_round import client_round
+from cwmp.training.client_round import ClientResult, client_round
 from cwmp.training.datasets import load_dataset
 from cwmp.training.federated import FederatedState, initial_state, participants, run_round, server_step
 from cwmp.training.federation import Federation, build_federation, local_settings
 from cwmp.training.local_training import DivergedError, batches, local_update, weights_of
-from cwmp.training.run_record import WALL_CLOCK_FIELDS, RoundReport
+from cwmp.training.run_record import WALL_CLOCK_FIELDS, RoundReport, accuracies_of
+from cwmp.training.sparse_update import MeanUpdate, decode
 from profiler.devices import open_device
 
 MODEL = known_cost_model(relative_u=0.02)
@@ -36,6 +38,13 @@ def rounds(federation: Federation, count: int) -> tuple[FederatedState, list[Rou
         state, report = run_round(federation, state)
         reports.append(report)
     return state, reports
+
+
+def mean_of(result: ClientResult, weights: Any) -> Tensor:
+    message = decode(result.message, weights)
+    mean = MeanUpdate(message.coordinates)
+    mean.add(message, result.report.samples)
+    return mean.value
 
 
 def same(first: dict[str, Tensor] | Any, second: dict[str, Tensor] | Any) -> bool:
@@ -99,10 +108,10 @@ def test_only_what_was_kept_moves_the_weights() -> None:
     federation = build_federation(config(clients=1), MODEL)
     start = initial_state(federation)
     result = client_round(federation, start.weights, {}, 1, 0)
-    after = server_step(start.weights, [result])
+    after, _ = server_step(federation.config, start.weights, {}, mean_of(result, start.weights))
     moved = sum(int((after[name] != start.weights[name]).sum()) for name in after)
     assert 0 < moved <= result.report.kept < federation.costs.coordinates
-    assert result.report.kept == result.message.values.numel()
+    assert result.report.kept == decode(result.message, start.weights).values.numel()
 
 
 def test_error_feedback_loses_nothing() -> None:
@@ -123,7 +132,7 @@ def test_error_feedback_loses_nothing() -> None:
             local_settings(federation.config),
             seed=derived_seed(0, "local", round_index=number, client=0),
         ).update
-        after = server_step(weights, [result])
+        after, _ = server_step(federation.config, weights, {}, mean_of(result, weights))
         for name in learned:
             learned[name] += update[name]
             sent[name] += weights[name] - after[name]
@@ -135,7 +144,7 @@ def test_error_feedback_loses_nothing() -> None:
 
 def test_without_error_feedback_nothing_is_remembered() -> None:
     state, _ = rounds(build_federation(config(), MODEL), 1)
-    assert state.residuals == {}
+    assert dict(state.residuals) == {}
 
 
 def test_participants_are_a_seeded_sample() -> None:
@@ -174,7 +183,7 @@ def test_what_a_round_reports() -> None:
         assert client.predicted_j <= client.upper_j <= client.budget_j
         assert client.retained_squared_norm <= client.cwmp_retained_squared_norm <= client.squared_norm
         assert client.topk_retained_squared_norm <= client.cwmp_retained_squared_norm * (1 + 1e-3)
-        assert client.payload_bytes == 8 * client.kept
+        assert client.payload_bytes < 24 + 5.3 * client.kept
         limited = sum(client.energy[phase].predicted_j or 0.0 for phase in ("select", "pack", "apply"))
         assert limited == pytest.approx(client.predicted_j, rel=1e-9)
         assert client.energy["train"].provenance == "simulated"
@@ -186,6 +195,31 @@ def test_what_a_round_reports() -> None:
     assert reports[-1].cumulative_measured_j["pack"] == pytest.approx(packed, rel=1e-12)
     assert "uplink" not in reports[-1].cumulative_measured_j
     assert state.ledger.granted_j == pytest.approx(6 * (federation.budget.budget_j or 0.0))
+
+
+def test_the_link_is_paid_for_the_bytes_that_are_sent() -> None:
+    settings = config(boundary="update+uplink", link="wifi-2012", budget_fraction=0.05)
+    _, (report,) = rounds(build_federation(settings, MODEL), 1)
+    link = named_link("wifi-2012")
+    for client in report.clients:
+        assert client.energy["uplink"].predicted_j == pytest.approx(
+            link.uplink_j(client.payload_bytes) + (link.wake_j or 0.0), rel=1e-12
+        )
+        phases = ("select", "pack", "uplink", "apply")
+        assert client.predicted_j == pytest.approx(sum(client.energy[p].predicted_j or 0 for p in phases))
+        assert client.budget_j is not None
+        assert client.upper_j <= client.budget_j
+
+
+def test_the_ablation_trains_as_topk_does_and_says_what_prices_would_have_kept() -> None:
+    common: dict[str, Any] = {"dataset": "digits", "budget_fraction": 0.05, "local_epochs": 1}
+    ablation, (report,) = rounds(build_federation(config(equal_prices=True, **common), MODEL), 1)
+    topk, (same_report,) = rounds(build_federation(config(selector="topk", **common), MODEL), 1)
+    assert same(ablation.weights, topk.weights)
+    for client, other in zip(report.clients, same_report.clients, strict=True):
+        assert client == other.model_copy(update={"rule": "cwmp"})
+        assert client.retained_squared_norm == client.topk_retained_squared_norm
+        assert client.retained_squared_norm < client.cwmp_retained_squared_norm
 
 
 @pytest.mark.parametrize(("rule", "more"), [("cwmp-block", {}), ("threshold", {"at_least": 1e-3})])
@@ -205,13 +239,13 @@ def test_dense_ignores_the_budget_and_says_so() -> None:
         assert client.budget_j is None
         assert client.kept == 2692
         assert client.retained_squared_norm == client.squared_norm == client.cwmp_retained_squared_norm
-        assert client.payload_bytes == 4 * client.kept
+        assert client.payload_bytes == 24 + 4 * client.kept
 
 
 def test_digits_are_learned_without_pruning() -> None:
     federation = build_federation(dense(dataset="digits", clients=10), MODEL)
     _, reports = rounds(federation, 12)
-    accuracies = [report.test_accuracy for report in reports]
+    accuracies = accuracies_of(reports)
     assert max(accuracies[-3:]) > 0.9
     assert not math.isclose(accuracies[0], accuracies[-1], abs_tol=0.1)
 

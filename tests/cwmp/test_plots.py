@@ -15,11 +15,9 @@ from matplotlib.figure import Figure
 
 from cwmp.report.plots import (
     Curve,
-    ParetoPoint,
     PhaseJoules,
     plain_label,
     plot_accuracy_against_joules,
-    plot_pareto,
     plot_phase_energy,
     plot_retained_energy,
     svg_data_uri,
@@ -43,22 +41,10 @@ def phase(name: str, rule: str = "cwmp", seen_j: float | None = 1.1e-3) -> Phase
     )
 
 
-def point(rule: str, boundary_j: float, accuracy: float, *, on_front: bool = False) -> ParetoPoint:
-    return ParetoPoint(
-        rule=rule,
-        budget="" if rule == "dense" else "2.00 mJ",
-        boundary_j=boundary_j,
-        accuracy=accuracy,
-        accuracy_u=0.01,
-        on_front=on_front,
-    )
-
-
 FIGURES = {
     "accuracy": lambda: plot_accuracy_against_joules([curve(), curve("dense", "", 0.1)], "simulated"),
     "retained": lambda: plot_retained_energy([curve(), curve("topk")], "simulated"),
     "phases": lambda: plot_phase_energy([phase("pack"), phase("pack", "dense")], "simulated"),
-    "pareto": lambda: plot_pareto([point("cwmp", 2e-3, 0.9, on_front=True)], "simulated"),
 }
 
 
@@ -86,6 +72,15 @@ def test_the_mean_over_seeds_is_drawn_in_the_unit_of_the_axis() -> None:
     assert np.asarray(line.get_xdata()) == pytest.approx([2, 4, 6, 8, 10])
     assert np.asarray(line.get_ydata()) == pytest.approx([15, 25, 35, 45, 55])
     assert "µJ (measured)" in axes.get_xlabel()
+
+
+def test_only_tested_rounds_are_drawn() -> None:
+    seen = curve(scale_j=1.0)
+    seen.accuracy[:, [0, 2]] = np.nan
+    (axes,) = plot_accuracy_against_joules([seen], "measured").axes
+    (line,) = axes.get_lines()
+    assert np.asarray(line.get_xdata()) == pytest.approx([2, 4, 5])
+    assert np.asarray(line.get_ydata()) == pytest.approx([25, 45, 55])
 
 
 def test_joules_that_are_decades_apart_get_a_logarithmic_axis() -> None:
@@ -123,14 +118,12 @@ def test_a_phase_that_no_sensor_saw_is_drawn_as_predicted_alone() -> None:
     assert labels == ["cwmp", "predicted"]
 
 
-def test_the_front_joins_its_points_by_joules() -> None:
-    points = [
-        point("dense", 9e-3, 0.95, on_front=True),
-        point("topk", 3e-3, 0.7),
-        point("cwmp", 2e-3, 0.9, on_front=True),
-    ]
-    front = plot_pareto(points, "measured").axes[0].get_lines()[0]
-    assert list(zip(front.get_xdata(), front.get_ydata(), strict=True)) == [(2, 90), (9, 95)]
+def test_rounds_without_a_test_are_left_out_of_the_line() -> None:
+    tested = curve(scale_j=2e-6)
+    tested.accuracy[:, [0, 2]] = np.nan
+    (line,) = plot_accuracy_against_joules([tested], "measured").axes[0].get_lines()
+    assert np.asarray(line.get_xdata()) == pytest.approx([4, 8, 10])
+    assert np.asarray(line.get_ydata()) == pytest.approx([25, 45, 55])
 
 
 @settings(max_examples=50)

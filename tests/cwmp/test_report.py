@@ -19,12 +19,14 @@ from calibration_data.records import CalibrationRecord
 from calibration_data.store import append_record, read_records, records_sha256
 from cost_models import CostModel, fit_cost_model, load_cost_model, save_cost_model
 from cwmp.comparison.compare import compare
+from cwmp.comparison.plan import Variant
 from cwmp.config import training_config
 from cwmp.cost_document import costs_document, save_costs
 from cwmp.cost_vector import cost_vector
 from cwmp.networks import build_network
 from cwmp.report import write_report
 from cwmp.training.run_files import append_round, read_rounds
+from cwmp.training.run_record import accuracies_of
 from profiler.campaign import run_campaign
 from profiler.devices import open_device
 from profiler.plan import make_plan
@@ -58,7 +60,7 @@ def quickstart(campaign: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         rules=("cwmp", "topk", "dense"),
         budgets=(0.1, 0.3),
         seeds=(0, 1),
-        device=open_device("sim:server-cpu"),
+        open_device=lambda model: open_device("sim:server-cpu"),
     )
     return folder
 
@@ -133,7 +135,7 @@ def test_every_link_inside_the_page_arrives(page: Element) -> None:
 
 def test_figures_are_small_vector_images_with_a_description(page: Element) -> None:
     images = page.all("img")
-    assert len(images) == 8
+    assert len(images) == 11
     for image in images:
         assert image.attributes["alt"]
         assert svg_of(image).tag.endswith("svg")
@@ -160,7 +162,7 @@ def test_simulated_joules_are_never_called_measured(page: Element) -> None:
 def test_every_figure_of_joules_says_simulated_in_itself(page: Element) -> None:
     class_mix = "Samples of each client"  # the one figure without joules
     of_joules = [i for i in page.all("img") if not (i.attributes["alt"] or "").startswith(class_mix)]
-    assert len(of_joules) == 7
+    assert len(of_joules) == 10
     for image in of_joules:
         assert "simulated" in drawn_text(image).lower()
 
@@ -240,7 +242,8 @@ def test_prices_and_verdicts_are_those_of_the_files(page: Element, quickstart: P
     assert "Var(ln c) = " in page.with_id("prices").text
     summary = page.with_id("summary").text
     assert "cwmp" in summary
-    assert summary.count("At a budget of") == 2 * 3 - 2
+    assert summary.count("cwmp against topk at the same joules") == 1
+    assert summary.count("came") == 2
     assert len(rows(page, "prices", "0.weight")) == 1
     assert "L1" in rows(page, "prices", "0.bias")[0].text
 
@@ -263,7 +266,7 @@ def test_equal_prices_are_said_to_gain_nothing(tmp_path: Path) -> None:
 def test_rules_stand_with_their_accuracy_and_joules(page: Element, quickstart: Path) -> None:
     folders = [quickstart / "comparison" / "runs" / f"topk-b0.3-s{seed}" for seed in (0, 1)]
     last = [read_rounds(folder / "rounds.jsonl")[-1] for folder in folders]
-    accuracy = 100 * sum(report.test_accuracy for report in last) / 2
+    accuracy = 100 * sum(accuracies_of(last)) / 2
     joules = sum(report.cumulative_boundary_j for report in last) / 2
     (row,) = (
         row
@@ -306,6 +309,55 @@ def test_a_broken_budget_is_said_to_be_broken(training: Path) -> None:
     assert "150.0 %" in row.text
 
 
+@pytest.fixture(scope="module")
+def variants(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A comparison of two variants with a hostile name, one run of which diverges."""
+    folder = tmp_path_factory.mktemp("variants") / "study"
+    model = known_cost_model(relative_u=0.02)
+    wild = {"learning_rate": 1e30}
+    compare(
+        training_config(selector="dense", dataset="synthetic", clients=2, rounds=2, local_epochs=1),
+        [
+            Variant(name=EVIL, cost_model=model),
+            Variant(
+                name="radio",
+                cost_model=model,
+                settings={"boundary": "update+uplink", "link": "wifi-2012"},
+            ),
+            Variant(name="wild", cost_model=model, settings=wild),
+        ],
+        folder,
+        rules=("cwmp", "cwmp:equal-prices", "topk"),
+        budgets=(0.1,),
+        seeds=(0, 1, 2),
+    )
+    return folder
+
+
+def test_variants_stand_beside_each_other_and_each_has_its_tables(variants: Path, tmp_path: Path) -> None:
+    page = read(variants, tmp_path / "report.html")
+    section = page.with_id("comparison")
+    assert [heading.text for heading in section.all("h3")] == [EVIL, "radio"]
+    assert not page.all("script")
+    frontier, *others = section.all("img")
+    assert "radio" in drawn_text(frontier)
+    assert len(others) == 2 * 3
+    assert len([row for row in rows(page, "comparison", "fixed + 10 %") if len(row.all("td")) == 7]) == 2 * 2
+    assert rows(page, "comparison", "cwmp (equal prices)")
+    provenances = [caption.only("span").text for caption in section.all("caption")]
+    assert set(provenances) == {"simulated"}
+    assert "wild--topk-b0.1-s0" in section.text
+    assert "finite" in section.text
+
+
+def test_the_runs_of_several_variants_are_not_thrown_together(variants: Path, tmp_path: Path) -> None:
+    page = read(variants, tmp_path / "report.html")
+    assert "The training of every single run" in page.with_id("summary").text
+    training = page.with_id("training")
+    assert "wifi-2012" in training.text
+    assert len(training.all("img")) == 1
+
+
 def test_what_a_run_alone_lacks_is_named(run: Path) -> None:
     page = read(run)
     (missing,) = (e for e in page.all("div") if e.attributes.get("class") == "missing")
@@ -323,6 +375,24 @@ def test_an_unfinished_run_is_shown_as_far_as_it_came(training: Path) -> None:
     page = read(training)
     assert "1 of 2 rounds" in page.with_id("summary").text
     assert page.with_id("training").all("img")
+
+
+def test_rounds_without_a_test_are_left_out_of_the_accuracy(training: Path) -> None:
+    """The last round that was tested counts; where none was, the page says so."""
+    (training / "summary.json").unlink()
+    first, last = read_rounds(training / "rounds.jsonl")
+    untested = {"test_accuracy": None, "test_loss": None}
+    for rounds, accuracy in (
+        ((first, last.model_copy(update=untested)), first.test_accuracy),
+        ((first.model_copy(update=untested), last.model_copy(update=untested)), None),
+    ):
+        (training / "rounds.jsonl").unlink()
+        for report in rounds:
+            append_round(training / "rounds.jsonl", report)
+        page = read(training)
+        expected = "not tested yet" if accuracy is None else f"{100 * accuracy:.1f} % accuracy"
+        assert expected in page.with_id("summary").text
+        assert page.with_id("training").all("img")
 
 
 def test_a_run_without_any_round_is_shown_without_training(training: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from calibration_data import MemoryHierarchy, Work
 from cwmp.op_counts import apply_work, count_touched, pack_work, scan_work
-from cwmp.tensors import TensorLayout
+from cwmp.tensors import TensorLayout, touched_groups
 from profiler.microbenchmark import Microbenchmark, work_per_loop
 from profiler.placement import sparse
 from profiler.sparse_work import DENSITIES, FLOAT_BYTES, PAIR_BYTES, SparseKernel, chunk_size, kept_places
@@ -42,3 +42,13 @@ def test_compaction_is_scan_and_pack_and_a_sum_of_what_is_read_back(density: flo
     without_launches = Work({name: amount for name, amount in scan.items() if name != "launch"})
     expected = without_launches + pack_work(MEMORY, PAIR_BYTES) * kept + Work({"flop_fp32": kept})
     assert work_per_loop(point, MEMORY) == expected
+
+
+@pytest.mark.parametrize("group", [1, 3, 8, 16, 24, 64, 100, 2048])
+def test_touched_groups_are_those_that_counting_finds(group: int) -> None:
+    generator = torch.Generator().manual_seed(group)
+    for numel, density in ((1, 1.0), (7, 0.5), (64, 0.02), (1000, 0.1), (5000, 0.001), (4096, 0.0)):
+        mask = torch.rand(numel, generator=generator) < density
+        counted = len({index // group for index in mask.nonzero().flatten().tolist()})
+        assert touched_groups(mask, group) == counted
+        assert touched_groups(mask.reshape(-1, 1), group) == counted

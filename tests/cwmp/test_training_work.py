@@ -31,7 +31,7 @@ def test_flop_of_a_step_are_those_of_torchs_counter(network: nn.Module, batch_si
     counted = step_work(
         network, sample_shape=(64,), classes=10, batch_size=batch_size, settings=SETTINGS, memory=MEMORY
     )
-    local = {name: value.requires_grad_() for name, value in weights_of(network).items()}
+    local = dict(network.named_parameters())
     x, y, batch = torch.zeros(batch_size, 64), torch.zeros(batch_size).long(), torch.arange(batch_size)
     with FlopCounterMode(display=False) as counter:
         sgd_step(network, local, [], x, y, batch, SETTINGS)

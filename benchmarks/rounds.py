@@ -1,0 +1,234 @@
+"""Seconds of a federated round with 20 clients: ours, a plain loop, and Flower's simulation.
+
+    python benchmarks/rounds.py [--networks mlp,lenet,fedavg-cnn] [--repeats 5] [--rule cwmp] [--no-flower]
+
+Every client trains one epoch by SGD with momentum, on as many samples as the others: the digits data set for
+the perceptron (72 samples each, batches of 8), and random 3x32x32 images for the 62 thousand weights of
+``lenet`` and the 0.88 million of ``fedavg-cnn`` (200 each, batches of 25). Nothing is tested in between.
+
+    plain loop    a module per round, torch.optim.SGD and a DataLoader per client, the mean of all weights
+    ours          ``run_round`` with a selection rule at 5 % of the joules, its prices, certificate and
+                  comparison with Top-K, and the ledger; in this process, and with two workers
+    Flower        the plain loop's training inside a ClientApp, FedAvg on the server; before counting its
+                  start-up; only where flwr and ray are installed
+
+Each process trains on one thread. Repeats are interleaved, and ratios are of the minima in one run. A machine
+that other programs share is noisy: anything below 1.2 may be chance; the steal of /proc/stat is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from cost_models import CostModel, fit_cost_model
+from cwmp.config import TrainingConfig, training_config
+from cwmp.networks import build_network
+from cwmp.training.datasets import Dataset, load_dataset
+from cwmp.training.federated import FederatedState, initial_state, run_round
+from cwmp.training.federation import Federation, build_federation
+from cwmp.training.fleet import Fleet
+from cwmp.training.workers import WorkerEngine
+from profiler.campaign import run_campaign
+from profiler.devices import open_device
+from profiler.plan import make_plan
+
+CLIENTS = 20
+LEARNING_RATE, MOMENTUM = 0.05, 0.9
+IMAGES_PER_CLIENT = 200
+WORKERS = 2
+BATCH = {"mlp": 8}
+IMAGE_BATCH = 25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One network with its samples.
+
+    Attributes:
+        network: name of it.
+        data: samples of all clients.
+        batch_size: of a local step.
+    """
+
+    network: str
+    data: Dataset
+    batch_size: int
+
+    def shares(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Samples of each client, as many for each."""
+        count = len(self.data.train_y) // CLIENTS
+        return [
+            (self.data.train_x[k * count : (k + 1) * count], self.data.train_y[k * count : (k + 1) * count])
+            for k in range(CLIENTS)
+        ]
+
+    def module(self) -> nn.Module:
+        """The network with its initial weights."""
+        return build_network(self.network, sample_shape=self.data.sample_shape, classes=10)
+
+
+def images(samples: int) -> Dataset:
+    """Random 3x32x32 images, so that no data set is needed."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(samples, 3, 32, 32, generator=generator)
+    y = torch.arange(samples) % 10
+    return Dataset(name="images", train_x=x, train_y=y, test_x=x[:10], test_y=y[:10], classes=10)
+
+
+def case(network: str) -> Case:
+    """The samples that a network is timed with."""
+    data = load_dataset("digits", 0) if network == "mlp" else images(CLIENTS * IMAGES_PER_CLIENT)
+    return Case(network=network, data=data, batch_size=BATCH.get(network, IMAGE_BATCH))
+
+
+def plain_training(network: nn.Module, x: torch.Tensor, y: torch.Tensor, batch_size: int) -> None:
+    """One epoch as a tutorial writes it."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
+    for batch_x, batch_y in DataLoader(TensorDataset(x, y), batch_size=batch_size, shuffle=True):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(batch_x), batch_y).backward()
+        optimizer.step()
+
+
+def plain_rounds(of: Case) -> Callable[[], None]:
+    """Federated averaging as a tutorial writes it; each call is one round."""
+    network, shares = of.module(), of.shares()
+    state = {"weights": {name: value.clone() for name, value in network.state_dict().items()}}
+
+    def play() -> None:
+        total = {name: torch.zeros_like(value) for name, value in state["weights"].items()}
+        for x, y in shares:
+            network.load_state_dict(state["weights"])
+            plain_training(network, x, y, of.batch_size)
+            for name, value in network.state_dict().items():
+                total[name] += value / CLIENTS
+        state["weights"] = total
+
+    return play
+
+
+def settings_of(of: Case, rule: str) -> TrainingConfig:
+    """Ours: shares that are almost equal, and no test before the last of very many rounds."""
+    return training_config(
+        dataset="digits",
+        network=of.network,
+        clients=CLIENTS,
+        alpha=1000.0,
+        min_client_samples=1,
+        local_epochs=1,
+        batch_size=of.batch_size,
+        learning_rate=LEARNING_RATE,
+        momentum=MOMENTUM,
+        selector=rule,
+        budget_fraction=None if rule == "dense" else 0.05,
+        rounds=10**6,
+        evaluate_every=10**6,
+    )
+
+
+def our_rounds(federation: Federation, engine: WorkerEngine | None) -> Callable[[], None]:
+    """Rounds as ``calijoule train`` plays them; each call is one."""
+    states: list[FederatedState] = [initial_state(federation)]
+
+    def play() -> None:
+        states[0] = run_round(federation, states[0], engine)[0]
+
+    return play
+
+
+def simulated_model(folder: Path) -> CostModel:
+    """A quick calibration of a simulated device."""
+    device = open_device("sim:server-cpu")
+    return fit_cost_model(run_campaign(device, make_plan(device, "quick"), folder / "records.jsonl"))
+
+
+def timed(players: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each player's rounds, in turn; the first round of each is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in players}
+    for repeat in range(repeats + 1):
+        for name, play in players.items():
+            started = time.perf_counter()
+            play()
+            if repeat:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def stolen_s() -> float:
+    """Seconds of CPU time that other guests of the host have taken on all cores; 0 where that is not told."""
+    stat = Path("/proc/stat")
+    return int(stat.read_text().split()[8]) / 100 if stat.exists() else 0.0
+
+
+def row(network: str, seconds: dict[str, list[float]]) -> list[str]:
+    """Minima with medians, and the ratios of the minima."""
+    cells = [
+        f"{min(times):.3f} / {sorted(times)[len(times) // 2]:.3f}" if times else "flwr missing"
+        for times in seconds.values()
+    ]
+    ours = min(min(seconds["ours"]), min(seconds[f"{WORKERS} workers"]))
+    ratios = [
+        f"{min(seconds[name]) / ours:.2f}" if seconds[name] else "-" for name in ("plain loop", "Flower")
+    ]
+    return [network, *cells, *ratios]
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--networks", default="mlp,lenet,fedavg-cnn")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rule", default="cwmp")
+    parser.add_argument("--no-flower", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    console = Console()
+    with_flower = not arguments.no_flower and find_spec("flwr") and find_spec("ray")
+    columns = ("plain loop", "ours", f"{WORKERS} workers", "Flower")
+    table = Table(
+        "network", *(f"{name} / s" for name in columns), "plain / best of ours", "Flower / best of ours"
+    )
+    stolen = stolen_s()
+    with tempfile.TemporaryDirectory() as folder:
+        model = simulated_model(Path(folder))
+    for name in arguments.networks.split(","):
+        of = case(name)
+        federation = build_federation(settings_of(of, arguments.rule), model, data=of.data)
+        workers = WorkerEngine(
+            federation.config,
+            model,
+            None,
+            fleet=Fleet(),
+            data=of.data,
+            coordinates=federation.costs.coordinates,
+            workers=WORKERS,
+        )
+        with workers as engine:
+            players = (plain_rounds(of), our_rounds(federation, None), our_rounds(federation, engine))
+            seconds = timed(dict(zip(columns, players, strict=False)), arguments.repeats)
+        seconds["Flower"] = []
+        if with_flower:
+            from flower_rounds import flower_rounds
+
+            seconds["Flower"] = flower_rounds(name, of.batch_size, arguments.repeats)
+        table.add_row(*row(name, seconds))
+        console.print(" | ".join(row(name, seconds)))
+    console.print(f"{CLIENTS} clients, rule {arguments.rule}; seconds of a round, minimum / median.")
+    console.print(table)
+    console.print(f"Stolen by other guests of the host: {stolen_s() - stolen:.1f} s of CPU time.")
+
+
+if __name__ == "__main__":
+    main()

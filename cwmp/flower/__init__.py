@@ -1,0 +1,1 @@
+"""The same training on Flower: messages, clients on their nodes, server, and how they are started."""

@@ -1,0 +1,1 @@
+"""What Flower carries to server and nodes: names alone; calijoule must be installed there."""
