@@ -3,8 +3,8 @@
     python benchmarks/predicted_gain.py [--images DIR] [--rounds N]
 
 A network is trained in rounds; histograms of a round's update predict what each rule keeps of it, and of the
-next round's. Digits come with scikit-learn; CIFAR-10 is read from class folders (DIR/train/<class>/*)
-where a folder is given. The table shows relative errors over rounds.
+next round's. Digits come with scikit-learn; CIFAR-10 is read where its folder is given. The table shows
+relative errors over rounds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -34,29 +33,7 @@ from profiler.plan import make_plan
 SHARES = (0.01, 0.05, 0.2)
 STEPS_PER_ROUND = 60
 BATCH = 32
-IMAGES_PER_CLASS = 600
-
-
-def images(folder: Path) -> tuple[Tensor, Tensor]:
-    """Some images of each class folder, scaled to [-1, 1], and their classes."""
-    from PIL import Image
-
-    x, y = [], []
-    for label, name in enumerate(sorted(path.name for path in (folder / "train").iterdir())):
-        for file in sorted((folder / "train" / name).iterdir())[:IMAGES_PER_CLASS]:
-            x.append(np.asarray(Image.open(file).convert("RGB"), dtype=np.float32) / 127.5 - 1)
-            y.append(label)
-    return torch.from_numpy(np.stack(x)).permute(0, 3, 1, 2).contiguous(), torch.tensor(y)
-
-
-def fedavg_cnn() -> nn.Module:
-    """Two 5x5 convolutions and a hidden layer of 512, as McMahan et al. 2017 use for CIFAR-10."""
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 32, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(32, 64, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(64 * 8 * 8, 512), nn.ReLU(), nn.Linear(512, 10),
-    )  # fmt: skip
+TRAIN_IMAGES = 6000
 
 
 def updates(network: nn.Module, x: Tensor, y: Tensor, rounds: int) -> list[dict[str, Tensor]]:
@@ -115,7 +92,7 @@ def _error(gain: Gain, rule: str, achieved: float) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=Path, help="folder with train/<class>/ of CIFAR-10")
+    parser.add_argument("--images", type=Path, help="folder of CIFAR-10, as the setting data_dir")
     parser.add_argument("--rounds", type=int, default=12)
     options = parser.parse_args()
     console = Console(width=130)
@@ -129,8 +106,9 @@ def main() -> None:
         found = updates(network, data.train_x, data.train_y, options.rounds)
         errors(network, found, model, console, f"digits, {name}")
     if options.images:
-        network = fedavg_cnn()
-        found = updates(network, *images(options.images), options.rounds)
+        images = load_dataset("cifar10", 0, data_dir=options.images, train_samples=TRAIN_IMAGES)
+        network = build_network("fedavg-cnn", sample_shape=images.sample_shape)
+        found = updates(network, images.train_x, images.train_y, options.rounds)
         errors(network, found, model, console, "CIFAR-10, FedAvg CNN")
 
 

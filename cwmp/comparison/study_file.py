@@ -10,7 +10,7 @@ dataset = "digits"
 [[variant]]                                     # what all rules train under
 name = "update"
 error_feedback = [false, true]                  # a list stands for one variant per value
-cost_model = ["published:haswell-ep", "cpu.json"]
+cost_model = ["published:haswell-ep", "cpu.json"]   # beside this file, or published:NAME
 
 [[variant]]
 name = "update+uplink"
@@ -31,6 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from calibration_data import InvalidFileError, UsageError
 from calibration_data.files import describe_validation_error, read_bounded
 from cost_models import CostModel
+from cost_models.store import PUBLISHED_PREFIX
 from cwmp.comparison.plan import Variant
 
 MAX_STUDY_BYTES = 1_000_000
@@ -72,11 +73,22 @@ def load_study(path: Path) -> StudyFile:
     """
     data = read_bounded(path, MAX_STUDY_BYTES)
     try:
-        return StudyFile.model_validate(tomllib.loads(data.decode()))
+        study = StudyFile.model_validate(tomllib.loads(data.decode()))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InvalidFileError(path, f"is no TOML file ({error})") from error
     except ValidationError as error:
         raise InvalidFileError(path, describe_validation_error(error)) from error
+    return study.model_copy(update={"variant": tuple(_from(path.parent, table) for table in study.variant)})
+
+
+def _from(folder: Path, table: Mapping[str, Any]) -> dict[str, Any]:
+    """A table of settings whose cost models are looked for in a folder."""
+    if COST_MODEL not in table:
+        return dict(table)
+    given = table[COST_MODEL]
+    names = [str(name) for name in (given if isinstance(given, list) else [given])]
+    found = [name if name.startswith(PUBLISHED_PREFIX) else str(folder / name) for name in names]
+    return {**table, COST_MODEL: found}
 
 
 def variants_of(

@@ -310,7 +310,8 @@ def test_a_list_in_a_variant_stands_for_one_variant_per_value(tmp_path: Path) ->
     ]
     assert found[3].settings == {"error_feedback": True}
     assert found[4].settings == {"boundary": "update+uplink", "link": "wifi-2012"}
-    assert asked == {"a/cpu.json": {}, "published:b": {}, "other.json": {"launch": 2e-6}}
+    beside = str(tmp_path / "a" / "cpu.json")
+    assert asked == {beside: {}, "published:b": {}, "other.json": {"launch": 2e-6}}
     assert study.settings == {"rounds": 3}
 
 
