@@ -290,12 +290,13 @@ def quickstart(
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder of a run, a comparison or a quickstart.")],
     out: Annotated[Path | None, typer.Option(help="The page; report.html in the folder if absent.")] = None,
+    figures: Annotated[Path | None, typer.Option(help="Folder for the figures as SVG files.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write one self-contained HTML page about a folder."""
     from cwmp.report import write_report
 
-    page = write_report(folder, out)
+    page = write_report(folder, out, figures=figures)
     typer.echo(json.dumps({"report": str(page)}) if as_json else f"Report: {page}")
 
 
