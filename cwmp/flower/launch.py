@@ -32,7 +32,7 @@ from calibration_data import CalijouleError, UsageError
 from calibration_data.files import write_whole
 
 CONNECTION = "calijoule"
-INSTALL = "pip install 'calijoule[flower]'"
+INSTALL = "In the checkout: pip install -c constraints.txt '.[flower]'"
 COMPLETED = "finished:completed"
 STARTED = re.compile(r"started run (\d+)")
 START_S = 120.0

@@ -35,7 +35,7 @@ def test_a_missing_extra_is_called_by_its_name(missing: str, monkeypatch: pytest
     with pytest.raises(UsageError, match="needs the extra flower") as caught:
         launch.check_installed(simulation=True)
     assert missing in caught.value.message
-    assert caught.value.next_step == "pip install 'calijoule[flower]'"
+    assert caught.value.next_step == "In the checkout: pip install -c constraints.txt '.[flower]'"
 
 
 def test_the_app_carries_names_settings_and_costs_and_depends_on_nothing(tmp_path: Path) -> None:
