@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt
+from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt
 
 from calibration_data import Provenance
+from calibration_data.files import Frozen
 from cwmp.budget import PHASES, Phase
 from cwmp.config import RuleName, TrainingConfig
 from cwmp.training.partition import Balancing
@@ -28,11 +29,7 @@ Cause = Literal["diverged", "vanished", "invalid"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class PhaseEnergy(_Frozen):
+class PhaseEnergy(Frozen):
     """Joules of one phase: of one client and round, or summed.
 
     Attributes:
@@ -54,7 +51,7 @@ class PhaseEnergy(_Frozen):
     reason: str | None = None
 
 
-class ClientReport(_Frozen):
+class ClientReport(Frozen):
     """What one client did in one round, and what it cost.
 
     Attributes:
@@ -100,7 +97,7 @@ class ClientReport(_Frozen):
     energy: dict[Phase, PhaseEnergy]
 
 
-class DroppedClient(_Frozen):
+class DroppedClient(Frozen):
     """A client whose update was not used in a round; the joules of its training are in no sum.
 
     Attributes:
@@ -115,7 +112,7 @@ class DroppedClient(_Frozen):
     reason: str
 
 
-class RoundReport(_Frozen):
+class RoundReport(Frozen):
     """One federated round.
 
     Attributes:
@@ -192,7 +189,7 @@ class RoundReport(_Frozen):
         return row
 
 
-class PartitionReport(_Frozen):
+class PartitionReport(Frozen):
     """How the training samples were shared out; "Dirichlet(0.3)" alone would be no specification.
 
     Attributes:
@@ -218,7 +215,7 @@ class PartitionReport(_Frozen):
     sha256: str
 
 
-class GroupIdentity(_Frozen):
+class GroupIdentity(Frozen):
     """Clients of one kind of device, as ``RunIdentity`` says it of the others.
 
     Attributes:
@@ -244,7 +241,7 @@ class GroupIdentity(_Frozen):
     link: str | None
 
 
-class RunIdentity(_Frozen):
+class RunIdentity(Frozen):
     """What a run is, decided before its first round; a resumed run must be the same in every field.
 
     Attributes:
@@ -270,7 +267,7 @@ class RunIdentity(_Frozen):
     groups: tuple[GroupIdentity, ...] = ()
 
 
-class GroupReport(_Frozen):
+class GroupReport(Frozen):
     """What the clients of one kind of device did in a whole run.
 
     Attributes:
@@ -298,7 +295,7 @@ class GroupReport(_Frozen):
     retained_fraction: float
 
 
-class RunReport(_Frozen):
+class RunReport(Frozen):
     """The summary of a finished run.
 
     Attributes:
