@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from calibration_data.files import Frozen
 from cwmp.comparison.seed_statistics import SeedMean, seed_mean
-from cwmp.training.run_record import RoundReport
+from cwmp.training.round_record import RoundReport
 
 TARGET_STEP = 0.05
 LEAST_TARGET = 0.5

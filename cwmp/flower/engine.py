@@ -33,8 +33,9 @@ from cwmp.flower.run_log import (
 )
 from cwmp.flower.shared_counters import host_energies, told_apart
 from cwmp.training.client_round import ClientResult, Weights
+from cwmp.training.round_record import DroppedClient
 from cwmp.training.run_files import CONFIG, MAX_FILE_BYTES, ROUNDS, read_rounds
-from cwmp.training.run_record import DroppedClient, RunIdentity
+from cwmp.training.run_record import RunIdentity
 from cwmp.training.sparse_update import SparseUpdate, encode, flatten
 
 POLL_S = 0.2

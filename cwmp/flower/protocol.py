@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegative
 from calibration_data import Provenance
 from calibration_data.files import Frozen
 from cwmp.flower.windows import HostWindow
-from cwmp.training.run_record import Cause, ClientReport
+from cwmp.training.round_record import Cause, ClientReport
 
 MAX_REASON = 1000
 

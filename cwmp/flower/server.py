@@ -16,8 +16,8 @@ from cost_models import load_cost_model
 from cwmp.flower.engine import FlowerEngine
 from cwmp.flower.failure import write_failure
 from cwmp.flower.settings import COST_MODEL, AppSettings, read_settings
+from cwmp.training.round_record import RoundReport
 from cwmp.training.run import train
-from cwmp.training.run_record import RoundReport
 from profiler.devices import open_device
 
 

@@ -28,9 +28,9 @@ from cwmp.flower.run_log import read_flower_rounds
 from cwmp.flower.server import server_app
 from cwmp.flower.settings import AppSettings
 from cwmp.flower.train import MODULE, write_app
+from cwmp.training.round_record import WALL_CLOCK_FIELDS, RoundReport
 from cwmp.training.run import train
 from cwmp.training.run_files import CHECKPOINT, ROUNDS, read_rounds
-from cwmp.training.run_record import WALL_CLOCK_FIELDS, RoundReport
 
 MODEL = known_cost_model(relative_u=0.02)
 
