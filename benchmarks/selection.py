@@ -4,7 +4,8 @@
                                    [--figure selection.png] [--cases 10000] [--blocks]
 
 Times are multiples of one read of the gradient (``torch.sum`` of every tensor, with the same threads),
-medians of ratios within one run, methods taking turns. ``topk`` is ``torch.topk`` of |g| with the same count;
+medians of ratios within one run, methods taking turns. A selection includes both norms and the certificate,
+``warm`` is told the last λ. ``topk`` is ``torch.topk`` of |g| with the same count;
 ``sort`` is the greedy choice by sorting g²/c. Extra memory is what the process grows by at its peak while
 selecting, per coordinate, the mask included. ``--cases`` compares the set with that of sorting on random and
 pathological updates, and the gap with the best of all subsets on small ones.

@@ -186,8 +186,8 @@ def train(
         str | None, typer.Option(help="SuperLink of Flower's config.toml [flower: a simulation here].")
     ] = None,
     round_timeout_s: Annotated[
-        float, typer.Option(min=1, help="How long flower waits for the answers of a round.")
-    ] = 600.0,
+        float | None, typer.Option(min=1, help="How long flower waits for a round [600; simulated: a day].")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -221,7 +221,7 @@ def train(
             model,
             out,
             superlink,
-            round_timeout_s=round_timeout_s,
+            round_timeout_s=round_timeout_s or 600.0,
             resume=resume,
             say=lambda line: print_line(console, line),
         )
@@ -237,7 +237,7 @@ def train(
             device=None if measured_by is None else measured_by.name,
             powercap_root=settings_of(context).powercap_root,
             at_once=workers,
-            round_timeout_s=round_timeout_s,
+            round_timeout_s=round_timeout_s or 86_400.0,
             resume=resume,
             say=lambda line: print_line(console, line),
         )
@@ -295,12 +295,13 @@ def quickstart(
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder of a run, a comparison or a quickstart.")],
     out: Annotated[Path | None, typer.Option(help="The page; report.html in the folder if absent.")] = None,
+    figures: Annotated[Path | None, typer.Option(help="Folder for the figures as SVG files.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write one self-contained HTML page about a folder."""
     from cwmp.report import write_report
 
-    page = write_report(folder, out)
+    page = write_report(folder, out, figures=figures)
     typer.echo(json.dumps({"report": str(page)}) if as_json else f"Report: {page}")
 
 

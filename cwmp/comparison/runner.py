@@ -16,10 +16,9 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.queues import SimpleQueue
@@ -32,9 +31,11 @@ from calibration_data import CalijouleError, UsageError
 from calibration_data.files import read_bounded, read_model
 from cost_models import CostModel, load_cost_model
 from cwmp.comparison.plan import PlannedRun
+from cwmp.training.local_training import single_thread
+from cwmp.training.round_record import RoundReport
 from cwmp.training.run import train
 from cwmp.training.run_files import CONFIG, COST_MODEL, MAX_FILE_BYTES, ROUNDS, SUMMARY
-from cwmp.training.run_record import RoundReport, RunIdentity
+from cwmp.training.run_record import RunIdentity
 from profiler.device import Device
 
 OpenDevice = Callable[[CostModel], Device | None]
@@ -150,7 +151,7 @@ def _in_this_process(
     plans: Sequence[PlannedRun], folder: Path, open_device: OpenDevice, progress: _Progress
 ) -> dict[str, str]:
     failures = {}
-    with _one_thread():
+    with single_thread():
         for plan in plans:
             failure = _run(plan, folder, open_device, partial(progress.round, plan.name))
             if failure is not None:
@@ -245,17 +246,6 @@ def _run(
     except CalijouleError as error:
         return str(error)
     return None
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums in one order, as in a worker."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _check_folders(plans: Sequence[PlannedRun], folder: Path, open_device: OpenDevice, jobs: int) -> None:

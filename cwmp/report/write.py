@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from calibration_data.files import write_whole
@@ -10,13 +14,17 @@ from cwmp.report.page import page
 
 REPORT = "report.html"
 
+_IMAGE = re.compile(r'<img src="data:image/svg\+xml;base64,([^"]*)" alt="([^"]*)">')
+"""As ``markup.figure`` writes it."""
 
-def write_report(folder: Path, out: Path | None = None) -> Path:
+
+def write_report(folder: Path, out: Path | None = None, *, figures: Path | None = None) -> Path:
     """Write the report of a folder; the same folder gives the same bytes.
 
     Args:
         folder: what ``calijoule train``, ``compare`` or ``quickstart`` has written.
         out: the page; ``report.html`` in the folder if not given.
+        figures: folder for the figures of the page as SVG files, made if it is not there.
 
     Returns:
         Where the page is.
@@ -28,4 +36,14 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
     text = page(read_contents(folder))
     out = folder / REPORT if out is None else out
     write_whole(out, text)
+    if figures is not None:
+        for name, image in _figures(text):
+            write_whole(figures / name, image)
     return out
+
+
+def _figures(text: str) -> Iterator[tuple[str, bytes]]:
+    """A numbered name, from what it shows, and the SVG of every figure of a page."""
+    for number, (image, description) in enumerate(_IMAGE.findall(text), start=1):
+        words = re.findall(r"[a-z0-9]+", html.unescape(description).partition(",")[0].lower())
+        yield f"{number:02d}-{'-'.join(words)[:60]}.svg", base64.b64decode(image)

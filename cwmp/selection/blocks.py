@@ -13,23 +13,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from calibration_data import UsageError
-from cwmp.errors import InvalidCostError, NonFiniteGradientError
+from cwmp.errors import InvalidCostError
 from cwmp.pricing import BlockPrice
-from cwmp.selection.exact import from_units, to_units
+from cwmp.selection.exact import from_units
 from cwmp.selection.limits import Limits
-from cwmp.selection.lines import keep_largest, scan_lines, steps_between, weigh_lines
-from cwmp.selection.mask_bits import Words, packed_bits
+from cwmp.selection.line_scan import BlockChoice, LineScanner, Priced, Steps
+from cwmp.selection.lines import keep_largest, weigh_lines
+from cwmp.selection.mask_bits import packed_bits
 from cwmp.selection.result import Certificate, Selection, TensorMask
-from cwmp.selection.update import Part, parts_of
+from cwmp.selection.scan import default_threads
+from cwmp.selection.update import parts_of
 
 SAMPLED_LINES = 1 << 13
 BRACKET = 1.05
@@ -39,53 +39,6 @@ SMALLEST_PRICE, LARGEST_PRICE = 1e-300, 1e150
 HALVINGS = 64
 """Of a bracket; then two numbers of float64 are neighbours."""
 
-Reals = NDArray[np.float64]
-Indices = NDArray[np.int64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Priced:
-    """A tensor, its price in two parts, and that price in exact units."""
-
-    part: Part
-    price: BlockPrice
-
-    @property
-    def open_units(self) -> int:
-        return to_units(self.price.open_j)
-
-    @property
-    def element_units(self) -> int:
-        return to_units(self.price.element_j)
-
-    def units(self, lines: int, kept: int) -> int:
-        return lines * self.open_units + kept * self.element_units
-
-    def room(self) -> NDArray[np.int32]:
-        return np.empty(self.price.line_coordinates, dtype=np.int32)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Choice:
-    """Masks and what they cost and keep."""
-
-    words: tuple[Words, ...]
-    kept: tuple[int, ...]
-    units: int
-    retained: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Steps:
-    """Steps inside a bracket, in the order in which they are taken; arrays of shape (steps,)."""
-
-    tensor: Indices
-    price: Reals
-    line: Indices
-    count: Indices
-    added: Indices
-    opens: NDArray[np.bool_]
-
 
 def select_blocks(
     gradients: Mapping[str, Tensor],
@@ -93,6 +46,7 @@ def select_blocks(
     budget_j: float,
     *,
     scalar_prices_j: Mapping[str, float] | None = None,
+    threads: int | None = None,
 ) -> Selection:
     """Choose lines and coordinates by what they are worth together.
 
@@ -102,6 +56,7 @@ def select_blocks(
             as ``CostVector.tensors[name].block``.
         budget_j: joules for all lines and coordinates together.
         scalar_prices_j: joules per coordinate with which ``cwmp`` would rank; of an isolated one by default.
+        threads: that share the work; as many as torch uses by default.
 
     Raises:
         EmptyNetworkError: there is no coordinate.
@@ -114,10 +69,11 @@ def select_blocks(
     _check(prices)
     alone = {name: price.open_j + price.element_j for name, price in prices.items()}
     parts = parts_of(gradients, alone)
-    priced = tuple(_Priced(part=part, price=prices[part.name]) for part in parts)
+    priced = tuple(Priced(part=part, price=prices[part.name]) for part in parts)
     limits = Limits.of(budget_j, None)
-    total = _total(priced)
-    choice, bound, price = _best(priced, limits)
+    scanner = LineScanner(priced, threads or default_threads())
+    total = scanner.total()
+    choice, bound, price = _best(scanner, limits)
     if bound - choice.retained > NEGLIGIBLE_GAP * bound:
         scalar = _by_scalar_prices(priced, {**alone, **(scalar_prices_j or {})}, limits)
         choice = max(choice, scalar, key=lambda candidate: candidate.retained)
@@ -158,90 +114,42 @@ def _check(prices: Mapping[str, BlockPrice]) -> None:
             )
 
 
-def _total(priced: Sequence[_Priced]) -> float:
-    """Σ g² of everything, which must be finite."""
-    squared, wrong = [], {}
-    for tensor in priced:
-        _, _, _, total, bad = _scan(tensor, math.inf, np.zeros(tensor.part.words, dtype=np.uint64))
-        squared.append(total)
-        if bad:
-            wrong[tensor.part.name] = bad
-    if wrong:
-        named = ", ".join(f"{name} ({count})" for name, count in wrong.items())
-        raise NonFiniteGradientError(
-            f"{sum(wrong.values())} gradient coordinates are NaN, infinite or too large to square: {named}.",
-            next_step="Lower the learning rate or clip the gradients; no selection was made.",
-        )
-    return math.fsum(squared)
-
-
-def _scan(tensor: _Priced, price: float, words: Words) -> tuple[int, int, float, float, int]:
-    part, block = tensor.part, tensor.price
-    if price == math.inf:  # infinity times a free coordinate would be no number
-        price = 1e300 / max(block.open_j + block.element_j, 1e-8)
-    result: tuple[int, int, float, float, int] = scan_lines(
-        part.bits,
-        0,
-        part.numel,
-        block.line_coordinates,
-        block.open_j,
-        block.element_j,
-        price,
-        part.largest,
-        words,
-        tensor.room(),
-    )
-    return result
-
-
-def _at(priced: Sequence[_Priced], price: float) -> _Choice:
-    """What is worth it at a price of the joule."""
-    words, kept, units, retained = [], [], 0, []
-    for tensor in priced:
-        mask = np.zeros(tensor.part.words, dtype=np.uint64)
-        lines, count, squares, _, _ = _scan(tensor, price, mask) if price < math.inf else (0, 0, 0.0, 0.0, 0)
-        words.append(mask)
-        kept.append(count)
-        retained.append(squares)
-        units += tensor.units(lines, count)
-    return _Choice(words=tuple(words), kept=tuple(kept), units=units, retained=math.fsum(retained))
-
-
-def _best(priced: Sequence[_Priced], limits: Limits) -> tuple[_Choice, float, float]:
+def _best(scanner: LineScanner, limits: Limits) -> tuple[BlockChoice, float, float]:
     """The longest affordable prefix of all steps, the bound, and λ of the first step not taken."""
+    priced = scanner.priced
     guess = _price_on_sample(priced, limits)
     low, high, widening = guess / BRACKET, guess * BRACKET, BRACKET**4
-    sure = _at(priced, high)
+    sure = scanner.at(high)
     while not limits.allow(sure.units, 0):
         low = high
         high = max(high, SMALLEST_PRICE) * widening if high < LARGEST_PRICE else math.inf
         widening = min(widening**2, LARGEST_PRICE)
-        sure = _at(priced, high)
+        sure = scanner.at(high)
     while low > 0:
-        below = _at(priced, low)
+        below = scanner.at(low)
         if not limits.allow(below.units, 0):
             break
         low, high, sure = (low / widening if low > SMALLEST_PRICE else 0.0), low, below
         widening = min(widening**2, LARGEST_PRICE)
     room = 4096 + sum(part.part.numel for part in priced) // 16
     for _ in range(HALVINGS):
-        steps, complete = _steps(priced, low, high, room)
+        steps, complete = scanner.steps(low, high, room)
         middle = (low + high) / 2 if high < math.inf else max(2 * low, 1.0)
         if complete or not low < middle < high:
             break
-        at_middle = _at(priced, middle)
+        at_middle = scanner.at(middle)
         if limits.allow(at_middle.units, 0):
             high, sure = middle, at_middle
         else:
             low = middle
     if not complete:
-        steps, _ = _steps(priced, low, high, sum(part.part.numel for part in priced))
+        steps, _ = scanner.steps(low, high, sum(part.part.numel for part in priced))
     return _with_prefix(priced, sure, steps, limits)
 
 
 def _with_prefix(
-    priced: Sequence[_Priced], sure: _Choice, steps: _Steps, limits: Limits
-) -> tuple[_Choice, float, float]:
+    priced: Sequence[Priced], sure: BlockChoice, steps: Steps, limits: Limits
+) -> tuple[BlockChoice, float, float]:
     length = _longest(priced, sure.units, steps, limits)
     while True:
         choice = _taken(priced, sure, steps, length)
@@ -255,7 +163,7 @@ def _with_prefix(
     return choice, choice.retained + price * max(rest_j, 0.0), price
 
 
-def _longest(priced: Sequence[_Priced], units: int, steps: _Steps, limits: Limits) -> int:
+def _longest(priced: Sequence[Priced], units: int, steps: Steps, limits: Limits) -> int:
     low, high = 0, steps.price.size
     while low < high:
         middle = (low + high + 1) // 2
@@ -266,7 +174,7 @@ def _longest(priced: Sequence[_Priced], units: int, steps: _Steps, limits: Limit
     return low
 
 
-def _taken(priced: Sequence[_Priced], sure: _Choice, steps: _Steps, length: int) -> _Choice:
+def _taken(priced: Sequence[Priced], sure: BlockChoice, steps: Steps, length: int) -> BlockChoice:
     """What is surely kept and a prefix of the steps, weighed again as a whole."""
     words = tuple(mask.copy() for mask in sure.words)
     kept, units, retained = [], 0, []
@@ -281,43 +189,10 @@ def _taken(priced: Sequence[_Priced], sure: _Choice, steps: _Steps, length: int)
         kept.append(count)
         retained.append(squares)
         units += tensor.units(opened, count)
-    return _Choice(words=words, kept=tuple(kept), units=units, retained=math.fsum(retained))
+    return BlockChoice(words=words, kept=tuple(kept), units=units, retained=math.fsum(retained))
 
 
-def _steps(priced: Sequence[_Priced], low: float, high: float, room: int) -> tuple[_Steps, bool]:
-    """Steps with λ in (low, high], sorted; whether there was room for all."""
-    columns: list[tuple[Any, ...]] = []
-    complete = True
-    for number, tensor in enumerate(priced):
-        size = min(room, tensor.part.numel)
-        price, opens = np.empty(size), np.empty(size, dtype=np.bool_)
-        line, count, added = (np.empty(size, dtype=np.int64) for _ in range(3))
-        found = steps_between(
-            tensor.part.bits,
-            tensor.price.line_coordinates,
-            tensor.price.open_j,
-            tensor.price.element_j,
-            low,
-            high,
-            tensor.part.largest,
-            price,
-            line,
-            count,
-            added,
-            opens,
-            tensor.room(),
-        )
-        complete = complete and found <= size
-        columns.append((np.full(size, number), price, line, count, added, opens))
-        columns[-1] = tuple(column[: min(found, size)] for column in columns[-1])
-    joined = [np.concatenate(column) for column in zip(*columns, strict=True)]
-    order = np.argsort(-joined[1], kind="stable")
-    tensor_of, price, line, count, added, opens = (column[order] for column in joined)
-    steps = _Steps(tensor=tensor_of, price=price, line=line, count=count, added=added, opens=opens)
-    return steps, complete
-
-
-def _price_on_sample(priced: Sequence[_Priced], limits: Limits) -> float:
+def _price_on_sample(priced: Sequence[Priced], limits: Limits) -> float:
     """λ at which a sample of lines would spend its share of the budget; 0 if it never does."""
     sampled, weights = [], []
     numel = sum(tensor.part.numel for tensor in priced)
@@ -335,8 +210,9 @@ def _price_on_sample(priced: Sequence[_Priced], limits: Limits) -> float:
     def spent_j(price: float) -> float:
         total = 0.0
         for tensor, weight in zip(sampled, weights, strict=True):
-            lines, kept, *_ = _scan(tensor, price, np.zeros(tensor.part.words, dtype=np.uint64))
-            total += weight * (lines * tensor.price.open_j + kept * tensor.price.element_j)
+            part, block = tensor.part, tensor.price
+            counts = tensor.scan(0, part.numel, price, np.zeros(part.words, dtype=np.uint64))
+            total += weight * (counts.lines * block.open_j + counts.kept * block.element_j)
         return total
 
     low, high = 1e-300, 1e300
@@ -348,7 +224,7 @@ def _price_on_sample(priced: Sequence[_Priced], limits: Limits) -> float:
     return high
 
 
-def _by_scalar_prices(priced: Sequence[_Priced], prices_j: Mapping[str, float], limits: Limits) -> _Choice:
+def _by_scalar_prices(priced: Sequence[Priced], prices_j: Mapping[str, float], limits: Limits) -> BlockChoice:
     """The longest prefix of the order of ``cwmp`` that is affordable by lines and coordinates."""
     squares = [
         np.square(tensor.part.magnitudes_at(np.arange(tensor.part.numel, dtype=np.int64)))
@@ -384,7 +260,7 @@ def _by_scalar_prices(priced: Sequence[_Priced], prices_j: Mapping[str, float], 
     mask = np.zeros(tensor_of.size, dtype=np.bool_)
     mask[order[:low]] = True
     masks = np.split(mask, np.cumsum([square.size for square in squares])[:-1])
-    return _Choice(
+    return BlockChoice(
         words=tuple(packed_bits(part) for part in masks),
         kept=tuple(int(part.sum()) for part in masks),
         units=units(low),

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from cwmp.selection.compiled import compiled
 from cwmp.selection.exact import Bins, new_bins
-from cwmp.selection.kernels import Lists, Scratch, Source, Words, price_at, random_score, scan_piece
+from cwmp.selection.kernels import Lists, Scratch, Source, Words, scan_piece
 from cwmp.selection.lanes import WORD, as_bits, lowest_bit, prefetch
 from cwmp.selection.limits import Limits
 from cwmp.selection.prefix import bin_shift, fill_bins, key_of, key_range, score_at
 from cwmp.selection.scan import ROOM, Scanner
+from cwmp.selection.scores import price_at, random_score
 
 LEAST_RUNS = 4
 """Runs that are read of each tensor at least."""

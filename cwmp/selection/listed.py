@@ -53,16 +53,11 @@ def _keep_from(words: Words, lists: Lists, key: int) -> tuple[int, float]:
     """Set the bits of everything from a key on; its number and the sum of its squares."""
     found, scores, magnitudes = lists
     kept, squared = 0, 0.0
-    place, word = 0, np.uint64(0)
     for index in range(scores.size):
-        above = as_bits(scores[index]) >= key
-        if found[index] // WORD != place:
-            words[place] |= word
-            place, word = found[index] // WORD, np.uint64(0)
-        word |= np.uint64(above) << np.uint64(found[index] % WORD)
-        squared += magnitudes[index] * magnitudes[index] if above else 0.0
+        above = as_bits(scores[index]) >= key  # every other one, so without a branch
+        words[found[index] // WORD] |= np.uint64(above) << np.uint64(found[index] % WORD)
+        squared += magnitudes[index] * magnitudes[index] * np.float64(above)
         kept += above
-    words[place] |= word
     return kept, squared
 
 
@@ -76,9 +71,13 @@ def keep_affordable(listed: Sequence[Listed], units: int, count: int, limits: Li
         limits: of all together.
     """
     scores = np.concatenate([part.lists.scores for part in listed])
-    costs = np.concatenate([part.part.prices_at(part.lists.found) for part in listed])
+    sizes = [part.lists.found.size for part in listed]
+    if all(part.part.price_units is not None for part in listed):
+        costs = np.repeat([float(part.part.prices[0]) for part in listed], sizes)
+    else:
+        costs = np.concatenate([part.part.prices_at(part.lists.found) for part in listed])
     prefix = affordable(scores, costs, units, count, limits)
-    ends = np.cumsum([part.lists.found.size for part in listed])
+    ends = np.cumsum(sizes)
     also = np.split(prefix.also, np.searchsorted(prefix.also, ends[:-1]))
     counts, squared = [], []
     for part, end, places in zip(listed, ends, also, strict=True):

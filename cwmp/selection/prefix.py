@@ -17,7 +17,7 @@ from cwmp.selection.exact import Bins, add_cost, bins_to_units, from_units, new_
 from cwmp.selection.lanes import as_bits
 from cwmp.selection.limits import Limits
 
-FEW = 256
+FEW = 1024
 """Coordinates that are sorted."""
 BINS = 1024
 

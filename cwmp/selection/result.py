@@ -76,8 +76,8 @@ class Selection:
         spent_j: summed cost of the kept coordinates, in joules.
         kept: number of kept coordinates.
         coordinates: number of all coordinates.
-        retained_squared_norm: Σ g² over the kept coordinates; of updates that are not small within 1e-5, for
-            squares are summed in the precision of the gradient first.
+        retained_squared_norm: Σ g² over the kept coordinates; of updates that are not small within 4e-6 and
+            usually 1e-8, for runs of 64 squares are summed in the precision of the gradient.
         total_squared_norm: Σ g² over all, equally.
         threshold: λ, the score of the first ranked coordinate that was left out, 0 if none was: every kept
             score is at least λ, every other one at most. None for the rules without a score.

@@ -18,15 +18,18 @@ import numpy as np
 import torch
 
 from cwmp.selection.exact import bins_to_units, new_bins
-from cwmp.selection.kernels import Lists, Scratch, Source, scan_piece
+from cwmp.selection.kernels import CHUNK, Lists, Scratch, Source, scan_piece
 from cwmp.selection.update import Part
 
-PIECE = 1 << 21
-"""Coordinates that one call of a kernel classifies: far above the cost of a call, far below an update."""
+PIECES = 16
+LEAST_PIECE, LARGEST_PIECE = 1 << 20, 1 << 22
+"""Coordinates that one call of a kernel classifies: enough calls to share among threads, and no more."""
+THREADED = 1 << 22
+"""Updates from this size on are worth threads."""
 
 ROOM = 1 << 18
 """Coordinates of a piece that are listed at most, far more than a good bracket holds."""
-LEAST_ROOM = 1 << 16
+LEAST_ROOM = 1 << 17
 """With less room left, an array counts as full."""
 
 T = TypeVar("T")
@@ -129,10 +132,12 @@ class Scanner:
         words = np.empty(sum(part.words for part in parts), dtype=np.uint64)
         ends = itertools.accumulate(part.words for part in parts)
         self.words = tuple(words[end - part.words : end] for end, part in zip(ends, parts, strict=True))
+        size = min(max(self.numel // PIECES, LEAST_PIECE), LARGEST_PIECE)
+        size -= size % CHUNK
         self.pieces = tuple(
-            Piece(part=number, begin=begin, stop=min(begin + PIECE, part.numel))
+            Piece(part=number, begin=begin, stop=min(begin + size, part.numel))
             for number, part in enumerate(parts)
-            for begin in range(0, part.numel, PIECE)
+            for begin in range(0, part.numel, size)
         )
         self.sources = tuple(
             Source(part.bits, part.prices, part.row, part.offset, part.largest, kind, seed) for part in parts
@@ -215,7 +220,7 @@ class Scanner:
 
     def _in_threads(self, work: Callable[[Piece], T], pieces: Sequence[Piece]) -> Iterator[T]:
         threads = min(self.threads, len(pieces))
-        if threads == 1 or self.numel < 2 * PIECE:
+        if threads == 1 or self.numel < THREADED:
             yield from map(work, pieces)
             return
         with ThreadPoolExecutor(threads) as pool:

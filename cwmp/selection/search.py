@@ -2,8 +2,9 @@
 
     proposal      bracket                                            tried
     last round    λ of the last round ± 0.5 %                        first, if given
-    sample        where a sample of whole lines puts it              then
-    more lines    a larger sample, wider margins, inside what        three times
+    samples       where a small sample and, inside that, a           then
+                  large one put it
+    more          larger samples, wider margins, inside what         three times
                   the passes so far have excluded
     halving       one score: each pass halves what is left           until found; at most 64 times
 

@@ -19,7 +19,7 @@ from cwmp.training.client_round import ClientResult, Weights, client_round, trai
 from cwmp.training.federation import Federation
 from cwmp.training.local_training import DivergedError, LocalUpdate
 from cwmp.training.phase_meter import SensorMeter
-from cwmp.training.run_record import DroppedClient
+from cwmp.training.round_record import DroppedClient
 
 
 class Engine(Protocol):

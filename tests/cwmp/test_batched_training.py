@@ -22,9 +22,9 @@ from cwmp.training.engine import BatchedEngine
 from cwmp.training.federated import initial_state, run_round
 from cwmp.training.federation import build_federation
 from cwmp.training.local_training import LocalSettings, LocalUpdate, local_update, weights_of
+from cwmp.training.round_record import WALL_CLOCK_FIELDS
 from cwmp.training.run import train
 from cwmp.training.run_files import CHECKPOINT, ROUNDS, read_rounds
-from cwmp.training.run_record import WALL_CLOCK_FIELDS
 from profiler.devices import open_device
 
 MODEL = known_cost_model(relative_u=0.02)

@@ -102,6 +102,17 @@ def line_correlated(seed: int, lines: int, line: int = 16) -> Tensor:
     )
 
 
+def test_threads_and_pieces_of_lines_change_nothing() -> None:
+    gradients = {"a": line_correlated(2, 140_000), "b": line_correlated(3, 1001)}
+    prices = {name: BlockPrice(line_coordinates=16, open_j=20.0, element_j=1.0) for name in gradients}
+    one, three = (select_blocks(gradients, prices, 9e4, threads=threads) for threads in (1, 3))
+    assert all(torch.equal(one.masks[name], three.masks[name]) for name in gradients)
+    assert (one.spent_j, one.retained_squared_norm) == (three.spent_j, three.retained_squared_norm)
+    assert one.spent_j == pytest.approx(cost_j(gradients, prices, dict(one.masks)), rel=1e-12)
+    assert one.certificate is not None
+    assert one.certificate.relative_gap < 1e-4
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_where_lines_cost_it_keeps_far_more_than_top_k(dtype: torch.dtype) -> None:
     gradients = {"w": line_correlated(1, 6000).to(dtype)}

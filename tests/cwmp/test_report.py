@@ -9,6 +9,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from fakes.known_costs import known_cost_model
@@ -25,8 +26,8 @@ from cwmp.cost_document import costs_document, save_costs
 from cwmp.cost_vector import cost_vector
 from cwmp.networks import build_network
 from cwmp.report import write_report
+from cwmp.training.round_record import accuracies_of
 from cwmp.training.run_files import append_round, read_rounds
-from cwmp.training.run_record import accuracies_of
 from profiler.campaign import run_campaign
 from profiler.devices import open_device
 from profiler.plan import make_plan
@@ -141,6 +142,17 @@ def test_figures_are_small_vector_images_with_a_description(page: Element) -> No
         assert svg_of(image).tag.endswith("svg")
         assert not [tag for tag in svg_of(image).iter() if str(tag.tag).endswith(("script", "image"))]
     assert sum(len(image.attributes["src"] or "") for image in images) < 3_000_000
+
+
+def test_the_figures_of_a_page_can_be_had_as_files(training: Path, tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    write_report(training, out, figures=tmp_path / "figures")
+    images = read_page(out.read_text(encoding="utf-8")).all("img")
+    files = sorted((tmp_path / "figures").iterdir())
+    assert len(files) == len(images) > 0
+    for image, file in zip(images, files, strict=True):
+        drawn = ElementTree.fromstring(file.read_bytes())
+        assert ElementTree.tostring(drawn) == ElementTree.tostring(svg_of(image))
 
 
 def test_head_title_and_every_caption_say_simulated(page: Element) -> None:

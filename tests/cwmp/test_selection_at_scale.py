@@ -113,11 +113,11 @@ def test_other_formats_are_ranked_like_their_values(dtype: torch.dtype) -> None:
         selection = select(gradients, costs, 3000.0, rule=rule)
         assert kept(selection) == sorted_prefix(gradients, costs, 3000.0, rule)
         squares = sum(float(part.double().square().sum()) for part in gradients.values())
-        assert selection.total_squared_norm == pytest.approx(squares, rel=1e-5)
+        assert selection.total_squared_norm == pytest.approx(squares, rel=1e-6)
 
 
 def test_threads_and_pieces_change_nothing() -> None:
-    gradients = {"a": normal(1, 3_000_000), "b": normal(2, 1_500_001), "c": normal(3, 70)}
+    gradients = {"a": normal(1, 6_000_000), "b": normal(2, 1_500_001), "c": normal(3, 70)}
     costs = {"a": 1.0, "b": torch.tensor(3.0), "c": 0.5}
     one = select(gradients, costs, 3e5, rule="cwmp", threads=1)
     two = select(gradients, costs, 3e5, rule="cwmp", threads=3)
@@ -127,7 +127,7 @@ def test_threads_and_pieces_change_nothing() -> None:
     retained = sum(
         float((part.double() * one.masks[name]).square().sum()) for name, part in gradients.items()
     )
-    assert one.retained_squared_norm == pytest.approx(retained, rel=1e-5)
+    assert one.retained_squared_norm == pytest.approx(retained, rel=1e-6)
 
 
 @pytest.mark.parametrize("count", [0, 1, 999, 50_000, 10**9])
