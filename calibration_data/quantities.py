@@ -51,9 +51,9 @@ class Work(Mapping[str, float]):
                 raise ValueError(f"{name!r} is not a term of the energy model")
             if not (isfinite(amount) and amount >= 0):
                 raise ValueError(f"the amount of {name} must be finite and not negative, got {amount}")
-        named = sorted((_PLACES[name], name) for name, amount in self.amounts.items() if amount)
-        kept = {name: float(self.amounts[name]) for _, name in named}
-        object.__setattr__(self, "amounts", kept)
+        named = [name for name, amount in self.amounts.items() if amount]
+        named.sort(key=_PLACES.__getitem__)
+        object.__setattr__(self, "amounts", {name: float(self.amounts[name]) for name in named})
 
     def __getitem__(self, name: str) -> float:
         if name not in TERMS:
@@ -67,11 +67,13 @@ class Work(Mapping[str, float]):
         return len(self.amounts)
 
     def __add__(self, other: Work) -> Work:
-        if not self.amounts.keys() >= other.amounts.keys():
-            names = self.amounts.keys() | other.amounts.keys()
-            return Work._checked({name: self[name] + other[name] for name in TERMS if name in names})
-        added = other.amounts
-        return Work._checked({name: amount + added.get(name, 0.0) for name, amount in self.amounts.items()})
+        own, added = self.amounts, other.amounts
+        if not own.keys() >= added.keys():
+            if not own:
+                return other
+            names = sorted(own.keys() | added.keys(), key=_PLACES.__getitem__)
+            return Work._checked({name: own.get(name, 0.0) + added.get(name, 0.0) for name in names})
+        return Work._checked({name: amount + added.get(name, 0.0) for name, amount in own.items()})
 
     def __mul__(self, factor: float) -> Work:
         if not factor > 0:

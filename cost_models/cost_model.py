@@ -87,7 +87,7 @@ class CostModel:
         """
         gain_u_rel = self._gain_u_rel() if with_gain else 0.0
         known = self._knowledge(self._charged(work))
-        amounts = np.array([work[name] for name in known.names])
+        amounts = np.array([work.amounts[name] for name in known.names])
         value = float(amounts @ known.values)
         variance = float(amounts @ known.covariance @ amounts)
         return Estimate(
@@ -134,13 +134,13 @@ class CostModel:
             MissingCoefficientError: an operation was never seen at any rate.
         """
         throughput = self.document.throughput
-        operations = {name: amount for name, amount in work.items() if name not in POWER_TERMS}
-        unseen = [name for name in operations if name not in throughput]
+        operations = [(name, amount) for name, amount in work.amounts.items() if name not in POWER_TERMS]
+        unseen = [name for name, _ in operations if name not in throughput]
         if unseen:
             raise MissingCoefficientError(
                 f"The cost model has no throughput for {', '.join(unseen)}.", next_step=_NEXT_STEP
             )
-        return max((amount / throughput[name] for name, amount in operations.items()), default=0.0)
+        return max([amount / throughput[name] for name, amount in operations], default=0.0)
 
     @property
     def assumed(self) -> dict[str, float]:
@@ -191,7 +191,7 @@ class CostModel:
 
     def _charged(self, work: Work) -> tuple[str, ...]:
         # Without a DRAM domain the idle power of the DRAM is no term: it is inside idle_w or not seen at all.
-        return tuple(name for name in work if self._has_dram or name != "dram_idle_w")
+        return tuple([name for name in work.amounts if self._has_dram or name != "dram_idle_w"])
 
     @cached_property
     def _has_dram(self) -> bool:

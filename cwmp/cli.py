@@ -175,7 +175,11 @@ def train(
     assume: AssumeOption = None,
     device: DeviceOption = "auto",
     engine: Annotated[
-        Literal["local", "flower"], typer.Option(help="What runs the clients; flower needs the extra flower.")
+        Literal["local", "local-batched", "flower"],
+        typer.Option(
+            help="What runs the clients; local-batched trains those of a small dense network together, flower"
+            " needs the extra flower."
+        ),
     ] = "local",
     workers: Annotated[int, typer.Option(min=1, help="Processes that train clients; the same bits.")] = 1,
     superlink: Annotated[
@@ -192,7 +196,7 @@ def train(
     from cwmp.predicted_gain import verdict
     from cwmp.training.run import train as run_training
 
-    if engine == "local" and superlink is not None:
+    if engine != "flower" and superlink is not None:
         raise UsageError("--superlink is for --engine flower.")
     console = Console(stderr=True, highlight=False)
     options = {
@@ -245,6 +249,7 @@ def train(
                 out,
                 device=measured_by,
                 workers=workers,
+                batched=engine == "local-batched",
                 resume=resume,
                 on_start=lambda var_ln_c, gain: print_line(console, verdict(var_ln_c, [gain])),
                 on_round=lambda done: advance(done.round, training.rounds, done.progress),

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from types import MappingProxyType
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -72,18 +74,27 @@ class CostVector:
         pricing: everything but the network that decides the prices.
         fixed_work: work that is done whatever is kept, with its seconds.
         fixed_j: its joules and those of waking the link.
-        var_ln_c: variance of ln(price) over all coordinates: how much there is to gain from prices.
-        provenance: the worst of the parts.
-        notes: what a reader must know.
     """
 
     tensors: Mapping[str, TensorCost]
     pricing: Pricing
     fixed_work: Work
     fixed_j: Estimate
-    var_ln_c: float
-    provenance: Provenance
-    notes: tuple[str, ...]
+
+    @cached_property
+    def var_ln_c(self) -> float:
+        """Variance of ln(price) over all coordinates: how much there is to gain from prices."""
+        return _variance_of_log(self.tensors.values())
+
+    @cached_property
+    def provenance(self) -> Provenance:
+        """The worst of the parts."""
+        return self.pricing.provenance(self._works())
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know."""
+        return self.pricing.notes(self._works())
 
     @property
     def boundary(self) -> Boundary:
@@ -111,7 +122,9 @@ class CostVector:
         Raises:
             UsageError: a density is not in (0, 1], or is missing for a tensor.
         """
-        return _priced([cost.layout for cost in self.tensors.values()], self.pricing, density)
+        fixed_works = {name: cost.fixed_work for name, cost in self.tensors.items()}
+        layouts = [cost.layout for cost in self.tensors.values()]
+        return replace(self, tensors=_tensor_costs(layouts, self.pricing, density, fixed_works))
 
     def evaluate(self, kept: Mapping[str, Tensor | Touched]) -> MaskCost:
         """Joules of exactly these coordinates, by the lines that they touch.
@@ -123,9 +136,21 @@ class CostVector:
         Raises:
             UsageError: a name is unknown, a mask has another shape, or a count is impossible.
         """
-        pricing = self.pricing
         touched = {name: self._touched(name, part) for name, part in kept.items()}
         full = sum(part.kept for part in touched.values()) == self.coordinates
+        if full and list(kept) == list(self.tensors) and all(isinstance(p, Tensor) for p in kept.values()):
+            return self._cost_of_everything
+        return self._cost(touched, 0.0 if full else self._index_bytes(kept, touched), full=full)
+
+    @cached_property
+    def _cost_of_everything(self) -> MaskCost:
+        masks = {name: torch.ones(cost.layout.shape, dtype=torch.bool) for name, cost in self.tensors.items()}
+        touched = {name: self._touched(name, mask) for name, mask in masks.items()}
+        return self._cost(touched, 0.0, full=True)
+
+    def _cost(self, touched: Mapping[str, Touched], coded_bytes: float, *, full: bool) -> MaskCost:
+        """What touching so much costs, with so many bytes of indices."""
+        pricing = self.pricing
         work: dict[str, Mapping[Phase, Work]] = {}
         priced_j = 0.0
         for name, part in touched.items():
@@ -135,7 +160,7 @@ class CostVector:
             priced_j += part.kept * cost.price_j.value
         marginal_work = total_work(phase for phases in work.values() for phase in phases.values())
         update_j = pricing.model.predict_j(marginal_work)
-        content_bytes = self._value_bytes(touched) + (0.0 if full else self._index_bytes(kept, touched))
+        content_bytes = self._value_bytes(touched) + coded_bytes
         uplink_j, fixed_link_j = pricing.uplink_j(content_bytes), pricing.fixed_link_j()
         on_device_j = pricing.model.predict_j(self.fixed_work + marginal_work)
         link_j = Estimate(
@@ -153,6 +178,9 @@ class CostVector:
             priced_j=priced_j,
             payload_bytes=HEADER_BYTES[pricing.index_coding] + content_bytes,
         )
+
+    def _works(self) -> list[Work]:
+        return [self.fixed_work, *(work for cost in self.tensors.values() for work in cost.work.values())]
 
     def _value_bytes(self, touched: Mapping[str, Touched]) -> float:
         return sum(part.kept * self.tensors[name].layout.element_bytes for name, part in touched.items())
@@ -237,30 +265,32 @@ def cost_vector(
         index_coding=index_coding,
         optimizer_streams=optimizer_streams,
     )
-    return _priced(trainable_tensors(source), pricing, density)
-
-
-def _priced(
-    layouts: Sequence[TensorLayout],
-    pricing: Pricing,
-    density: float | Mapping[str, float],
-) -> CostVector:
-    densities = _densities(layouts, density)
-    full = all(value == 1 for value in densities.values())
-    tensors = {
-        layout.name: pricing.tensor_cost(layout, densities[layout.name], full_message=full)
-        for layout in layouts
-    }
-    fixed_work = total_work(cost.fixed_work for cost in tensors.values())
-    works = [fixed_work] + [work for cost in tensors.values() for work in cost.work.values()]
+    layouts = trainable_tensors(source)
+    fixed_works = {layout.name: pricing.fixed_work(layout) for layout in layouts}
+    fixed_work = total_work(fixed_works.values())
     return CostVector(
-        tensors=MappingProxyType(tensors),
+        tensors=_tensor_costs(layouts, pricing, density, fixed_works),
         pricing=pricing,
         fixed_work=fixed_work,
         fixed_j=added(pricing.model.predict_j(fixed_work), pricing.fixed_link_j()),
-        var_ln_c=_variance_of_log(tensors.values()),
-        provenance=pricing.provenance(works),
-        notes=pricing.notes(works),
+    )
+
+
+def _tensor_costs(
+    layouts: Sequence[TensorLayout],
+    pricing: Pricing,
+    density: float | Mapping[str, float],
+    fixed_works: Mapping[str, Work],
+) -> Mapping[str, TensorCost]:
+    densities = _densities(layouts, density)
+    full = all(value == 1 for value in densities.values())
+    return MappingProxyType(
+        {
+            layout.name: pricing.tensor_cost(
+                layout, densities[layout.name], full_message=full, fixed_work=fixed_works[layout.name]
+            )
+            for layout in layouts
+        }
     )
 
 

@@ -82,11 +82,13 @@ def expected_touched(layout: TensorLayout, memory: MemoryHierarchy, density: flo
 
 def count_touched(layout: TensorLayout, memory: MemoryHierarchy, mask: Tensor) -> Touched:
     """What a mask really touches; the tensor is taken to start at a line and to lie in row-major order."""
-    return Touched(
-        kept=int(mask.count_nonzero()),
-        lines=touched_groups(mask, line_coordinates(layout, memory)),
-        rows=touched_groups(mask, row_coordinates(layout, memory)),
-    )
+    kept = int(mask.count_nonzero())
+    groups = line_coordinates(layout, memory), row_coordinates(layout, memory)
+    if kept == mask.numel():
+        lines, rows = (-(-kept // group) for group in groups)
+    else:
+        lines, rows = (touched_groups(mask, group) for group in groups)
+    return Touched(kept=kept, lines=lines, rows=rows)
 
 
 def scan_work(layout: TensorLayout, level: str, memory: MemoryHierarchy) -> Work:

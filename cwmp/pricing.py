@@ -129,7 +129,7 @@ class Pricing:
                 next_step=f"Give 0 to {len(APPLY_FLOP) - 1}.",
             )
 
-    @property
+    @cached_property
     def device(self) -> DeviceFingerprint:
         """What the joules are of.
 
@@ -138,18 +138,21 @@ class Pricing:
         """
         return device_of(self.model)
 
-    @property
+    @cached_property
     def memory(self) -> MemoryHierarchy:
         """Cache and line sizes of the device."""
         return self.device.memory
 
-    def tensor_cost(self, layout: TensorLayout, density: float, *, full_message: bool) -> TensorCost:
+    def tensor_cost(
+        self, layout: TensorLayout, density: float, *, full_message: bool, fixed_work: Work
+    ) -> TensorCost:
         """Price the coordinates of one tensor.
 
         Args:
             layout: the tensor.
             density: kept fraction, in (0, 1].
             full_message: every coordinate of the network is sent, so that no indices are needed.
+            fixed_work: from ``fixed_work``.
 
         Raises:
             MissingCoefficientError: the model does not know a cost or a rate that is needed.
@@ -171,9 +174,13 @@ class Pricing:
             price_j=price_j,
             uplink_j=uplink.value,
             work=work,
-            fixed_work=self.timed(scan_work(layout, self.level(layout), self.memory)),
+            fixed_work=fixed_work,
             split=lambda: self._block(layout, touched, price_j.value),
         )
+
+    def fixed_work(self, layout: TensorLayout) -> Work:
+        """Work of a whole tensor that is done whatever is kept, with its seconds."""
+        return self.timed(scan_work(layout, self.level(layout), self.memory))
 
     def marginal_work(
         self, layout: TensorLayout, touched: Touched, density: float, *, full_message: bool

@@ -103,8 +103,10 @@ def expected_groups(numel: int, group: int, density: float) -> float:
 def touched_groups(mask: Tensor, group: int) -> int:
     """Number of groups of neighbours, in row-major order, with anything kept in them."""
     flat = mask.reshape(-1).cpu().numpy()
+    if flat.size <= group:
+        return int(flat.any())
     if group % 8:
-        return int(np.logical_or.reduceat(flat, np.arange(0, flat.size, group)).sum()) if flat.size else 0
+        return int(np.logical_or.reduceat(flat, np.arange(0, flat.size, group)).sum())
     bits = np.packbits(flat)
     group_bytes = group // 8
     padded = np.zeros((-(-bits.size // group_bytes), group_bytes), dtype=np.uint8)

@@ -6,8 +6,9 @@ Engines differ in how the message travels; this is the same on all of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,8 +18,9 @@ from cwmp.error_feedback import ErrorFeedback
 from cwmp.seeding import derived_seed
 from cwmp.selection import Rule, select
 from cwmp.selection.budgeted import Choice, select_again, select_within
+from cwmp.training.batched_training import Share, updates_together
 from cwmp.training.federation import Federation, local_settings
-from cwmp.training.local_training import LocalUpdate, local_update, single_thread
+from cwmp.training.local_training import LocalUpdate, local_update, require_finite, single_thread
 from cwmp.training.phase_energy import PhaseEnergy
 from cwmp.training.phase_meter import Seen, SeeWork, Works
 from cwmp.training.phases import client_energy, client_works
@@ -44,7 +46,12 @@ class ClientResult:
 
 
 def client_round(
-    federation: Federation, weights: Weights, residual: Weights, round_index: int, client: int
+    federation: Federation,
+    weights: Weights,
+    residual: Weights,
+    round_index: int,
+    client: int,
+    trained: LocalUpdate | None = None,
 ) -> ClientResult:
     """What one client does in a round: train, select, pack; on one thread.
 
@@ -54,22 +61,36 @@ def client_round(
         residual: what the client did not send so far; empty without error feedback and in its first round.
         round_index: number of the round, from 1.
         client: its number.
+        trained: what it has learned, from ``train_together``; without it, it trains here.
 
     Raises:
         DivergedError: its update is not finite.
         NonFiniteGradientError: its update plus its residual cannot be ranked.
     """
     with single_thread():
-        return _client_round(federation, weights, residual, round_index, client)
+        if trained is not None:
+            require_finite(trained.update, client)
+            return _client_round(federation, residual, round_index, client, lambda: trained)
+        return _client_round(
+            federation,
+            residual,
+            round_index,
+            client,
+            lambda: train_client(federation, weights, round_index, client),
+        )
 
 
 def _client_round(
-    federation: Federation, weights: Weights, residual: Weights, round_index: int, client: int
+    federation: Federation,
+    residual: Weights,
+    round_index: int,
+    client: int,
+    train: Callable[[], LocalUpdate],
 ) -> ClientResult:
     config, meter = federation.config, federation.meter
     see: dict[Phase, SeeWork] = {}
     meter.begin_client(round_index, client)
-    trained, see["train"] = meter.run(lambda: train_client(federation, weights, round_index, client))
+    trained, see["train"] = meter.run(train)
     memory = ErrorFeedback()
     memory.load_state_dict(residual)
     wanted = memory.corrected(trained.update) if config.error_feedback else trained.update
@@ -79,10 +100,10 @@ def _client_round(
         wanted, federation.budget, rule=config.selector, seed=seed, equal_prices=config.equal_prices
     )
     masks = choice.selection.masks
-    see["select"] = meter.replay(lambda: select_again(wanted, choice, seed=seed))
+    see["select"] = meter.replay(lambda: partial(select_again, wanted, choice, seed=seed))
     message, see["pack"] = meter.run(lambda: encode(pack(wanted, masks), wanted))
-    see["aggregate"] = meter.replay(_aggregating(message, wanted))
-    see["apply"] = meter.replay(_applying(message, wanted))
+    see["aggregate"] = meter.replay(lambda: _aggregating(message, wanted))
+    see["apply"] = meter.replay(lambda: _applying(message, wanted))
     see["uplink"] = _link_is_not_seen
 
     if config.error_feedback:
@@ -119,6 +140,29 @@ def train_client(federation: Federation, weights: Weights, round_index: int, cli
         seed=derived_seed(federation.config.seed, "local", round_index=round_index, client=client),
         client=client,
     )
+
+
+def train_together(
+    federation: Federation, weights: Weights, round_index: int, clients: Sequence[int]
+) -> list[LocalUpdate]:
+    """What some clients learn in a round, if ``trains_together``; an update need not be finite."""
+    seed = federation.config.seed
+    with single_thread():
+        return updates_together(
+            federation.network,
+            weights,
+            federation.data.train_x,
+            federation.data.train_y,
+            [
+                Share(
+                    client=client,
+                    indices=torch.from_numpy(federation.partition.indices[client]),
+                    seed=derived_seed(seed, "local", round_index=round_index, client=client),
+                )
+                for client in clients
+            ],
+            local_settings(federation.config),
+        )
 
 
 def _aggregating(message: bytes, network: Weights) -> Callable[[], None]:

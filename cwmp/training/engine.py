@@ -1,7 +1,8 @@
 """Where the clients of a round run: an Engine. What they do is ``client_round``, the same on every engine.
 
-    local    in this process or in worker processes of it; the server keeps the clients' residuals
-    others   wherever they like; residuals may stay with the clients
+    local          in this process or in worker processes of it; the server keeps the clients' residuals
+    local-batched  likewise, but groups of clients train together
+    others         wherever they like; residuals may stay with the clients
 
 The algorithm around it (``federated.run_round``) neither knows nor asks which one it is.
 """
@@ -11,10 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
+from calibration_data import UsageError
 from cwmp.errors import NonFiniteGradientError
-from cwmp.training.client_round import ClientResult, Weights, client_round
+from cwmp.training.batched_training import MOST_COORDINATES, groups_of, trains_together
+from cwmp.training.client_round import ClientResult, Weights, client_round, train_together
 from cwmp.training.federation import Federation
-from cwmp.training.local_training import DivergedError
+from cwmp.training.local_training import DivergedError, LocalUpdate
+from cwmp.training.phase_meter import SensorMeter
 from cwmp.training.round_record import DroppedClient
 
 
@@ -72,11 +76,77 @@ class LocalEngine:
         return ()
 
 
+class BatchedEngine:
+    """Runs the clients in this process and trains those of a small dense network together.
+
+    Its updates agree with ``LocalEngine`` to rounding and not to the bit, hence another name. What clients do
+    after training is the same.
+
+    Raises:
+        UsageError: the network does not gain from it, or real sensors are to tell the clients' joules apart.
+    """
+
+    name = "local-batched"
+
+    def __init__(self, federation: Federation) -> None:
+        require_together(federation)
+        self._federation = federation
+
+    def run_clients(
+        self, weights: Weights, residuals: Mapping[int, Weights], round_index: int, clients: Sequence[int]
+    ) -> Iterator[ClientResult | DroppedClient]:
+        """One answer per client, in the order given."""
+        for group in groups_of(clients):
+            yield from attempt_together(self._federation, weights, residuals, round_index, group)
+
+    def notes(self) -> tuple[str, ...]:
+        """Nothing: they ran here."""
+        return ()
+
+
+def require_together(federation: Federation) -> None:
+    """Refuse to train clients together where that is impossible, slower or hides their joules.
+
+    Raises:
+        UsageError: it is.
+    """
+    if not trains_together(federation.network):
+        raise UsageError(
+            f"Clients of the network {federation.config.network} do not train together: it is not dense, or"
+            f" has more than {MOST_COORDINATES} coordinates.",
+            next_step="Train them one by one: --engine local.",
+        )
+    meters = [federation.meter, *(group.federation.meter for group in federation.groups)]
+    if any(isinstance(meter, SensorMeter) for meter in meters):
+        raise UsageError(
+            "Sensors measure the joules of one client at a time.",
+            next_step="Use --engine local, or predict only: --device none.",
+        )
+
+
+def attempt_together(
+    federation: Federation,
+    weights: Weights,
+    residuals: Mapping[int, Weights],
+    round_index: int,
+    clients: Sequence[int],
+) -> Iterator[ClientResult | DroppedClient]:
+    """The round of a group of clients, which train together."""
+    updates = train_together(federation, weights, round_index, clients)
+    for client, update in zip(clients, updates, strict=True):
+        yield attempt(federation, weights, residuals.get(client, {}), round_index, client, update)
+
+
 def attempt(
-    federation: Federation, weights: Weights, residual: Weights, round_index: int, client: int
+    federation: Federation,
+    weights: Weights,
+    residual: Weights,
+    round_index: int,
+    client: int,
+    trained: LocalUpdate | None = None,
 ) -> ClientResult | DroppedClient:
     """A client's round, or why its update cannot be used."""
     try:
-        return client_round(federation.of_client(client), weights, residual, round_index, client)
+        return client_round(federation.of_client(client), weights, residual, round_index, client, trained)
     except (DivergedError, NonFiniteGradientError) as error:
         return DroppedClient(client=client, cause="diverged", reason=error.message)

@@ -89,8 +89,12 @@ class PhaseMeter(Protocol):
         """Run a phase for its result and its joules."""
         ...
 
-    def replay(self, body: Callable[[], object]) -> SeeWork:
-        """Run a phase, whose result is known already, as far as its joules need it."""
+    def replay(self, prepare: Callable[[], Callable[[], object]]) -> SeeWork:
+        """Run a phase, whose result is known already, as far as its joules need it.
+
+        Args:
+            prepare: gives the phase; only called where it is run.
+        """
         ...
 
 
@@ -105,11 +109,14 @@ class NoMeter:
 
     def run(self, body: Callable[[], T]) -> tuple[T, SeeWork]:
         """Run a phase once."""
-        return body(), self.replay(body)
+        return body(), self._not_seen
 
-    def replay(self, body: Callable[[], object]) -> SeeWork:
+    def replay(self, prepare: Callable[[], Callable[[], object]]) -> SeeWork:
         """Nothing to run."""
-        return lambda works: Seen(reason=self.reason)
+        return self._not_seen
+
+    def _not_seen(self, works: Works) -> Seen:
+        return Seen(reason=self.reason)
 
 
 class SimulatedMeter:
@@ -135,7 +142,7 @@ class SimulatedMeter:
         """Run a phase once for its result; its work runs in virtual time."""
         return body(), self._execute
 
-    def replay(self, body: Callable[[], object]) -> SeeWork:
+    def replay(self, prepare: Callable[[], Callable[[], object]]) -> SeeWork:
         """The work alone, in virtual time."""
         return self._execute
 
@@ -194,9 +201,9 @@ class SensorMeter:
             seen = Seen(reason=str(error))
         return result, lambda works: seen
 
-    def replay(self, body: Callable[[], object]) -> SeeWork:
+    def replay(self, prepare: Callable[[], Callable[[], object]]) -> SeeWork:
         """Run a phase as often as the sensors need."""
-        return self.run(body)[1]
+        return self.run(prepare())[1]
 
 
 def _finish(device: Device) -> Callable[[], None]:

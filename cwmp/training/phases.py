@@ -88,8 +88,9 @@ def _predicted(costs: CostVector, cost: MaskCost, phase: Phase, works: Works) ->
             standard_uncertainty=cost.uplink_j.standard_uncertainty + fixed_j.standard_uncertainty,
         )
     try:
-        timed = [pricing.timed(work.without_times()) for work in works]
-        return pricing.model.predict_j(total_work(timed))
+        # Those of the other phases come with their seconds, from the prices.
+        untimed = phase in ("train", "aggregate")
+        return pricing.model.predict_j(total_work(map(pricing.timed, works) if untimed else works))
     except MissingCoefficientError as error:
         return error.message
 

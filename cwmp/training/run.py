@@ -18,7 +18,7 @@ from calibration_data.files import write_whole
 from cost_models import CostModel
 from cwmp.config import TrainingConfig
 from cwmp.predicted_gain import Gain
-from cwmp.training.engine import Engine, LocalEngine
+from cwmp.training.engine import BatchedEngine, Engine, LocalEngine
 from cwmp.training.federated import run_round
 from cwmp.training.federation import build_federation
 from cwmp.training.fleet import fleet_of_run
@@ -50,6 +50,7 @@ def train(
     device: Device | None = None,
     engine: Engine | None = None,
     workers: int = 1,
+    batched: bool = False,
     resume: bool = False,
     on_start: Callable[[float, Gain], None] | None = None,
     on_round: Callable[[RoundReport], None] | None = None,
@@ -63,6 +64,8 @@ def train(
         device: whose sensors see the phases; a simulated one executes their counted work. None only predicts.
         engine: runs the clients; without one, this process and its workers.
         workers: processes that run clients, which gives the same bits; with 1, this process does.
+        batched: train the clients of a small dense network in groups, which is faster and agrees to rounding;
+            the run's record names its engine ``local-batched``.
         resume: go on with an interrupted run, which gives what an uninterrupted one would have given; a
             finished one is left as it is.
         on_start: called before the first round that is run now with Var(ln c) and with what each rule is
@@ -81,9 +84,8 @@ def train(
     """
     fleet = fleet_of_run(config.fleet, out / FLEET, clients=config.clients, assumed=cost_model.assumed)
     federation = build_federation(config, cost_model, device, fleet=fleet)
-    identity = run_identity(
-        federation, cost_model, device, engine=LocalEngine.name if engine is None else engine.name
-    )
+    running = engine or (BatchedEngine(federation) if batched else LocalEngine(federation))
+    identity = run_identity(federation, cost_model, device, engine=running.name)
     open_folder(out, identity, federation, cost_model, fleet, resume=resume)
     if (out / SUMMARY).exists():
         return read_summary(out / SUMMARY)
@@ -102,10 +104,11 @@ def train(
                 data=federation.data,
                 coordinates=federation.costs.coordinates,
                 workers=workers,
+                batched=batched,
             )
-            engine = stack.enter_context(pool)
+            running = stack.enter_context(pool)
         while state.finished_rounds < config.rounds:
-            state, report = run_round(federation, state, engine)
+            state, report = run_round(federation, state, running)
             append_round(out / ROUNDS, report)
             save_state(out, state)
             if on_round is not None:
@@ -113,7 +116,6 @@ def train(
     rounds = read_rounds(out / ROUNDS)
     write_csv(out / TABLE, [report.row() for report in rounds])
     summary = run_report(identity, federation, state.ledger, rounds, gain)
-    if engine is not None:
-        summary = summary.model_copy(update={"notes": (*summary.notes, *engine.notes())})
+    summary = summary.model_copy(update={"notes": (*summary.notes, *running.notes())})
     write_whole(out / SUMMARY, summary.model_dump_json(by_alias=True, indent=1) + "\n")
     return summary

@@ -2,10 +2,11 @@
 
     server                                        each worker, on one thread
     weights ─▶ shared memory                      its own federation, from the same settings
-    client, residual ─▶ pipe of an idle worker ─▶ client_round ─▶ pipe ─▶ answers in the order of the clients
+    clients, residuals ─▶ pipe of an idle worker ─▶ an engine ─▶ pipe ─▶ answers in the order of the clients
 
-Samples and weights are shared, not copied. Processes are spawned: a copy of this one would inherit the locks
-of its threads, but not the threads. A worker that dies ends the run, whose last checkpoint is whole.
+A task is one client, or a group that trains together. Samples and weights are shared, not copied. Processes
+are spawned: a copy of this one would inherit the locks of its threads, but not the threads. A worker that
+dies ends the run, whose last checkpoint is whole.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from torch import Tensor
 from calibration_data import CalijouleError, UsageError
 from cost_models import CostModel
 from cwmp.config import TrainingConfig
+from cwmp.training.batched_training import groups_of
 from cwmp.training.client_round import ClientResult, Weights
 from cwmp.training.datasets import Dataset
-from cwmp.training.engine import LocalEngine, attempt
+from cwmp.training.engine import BatchedEngine, Engine, LocalEngine
 from cwmp.training.federation import build_federation
 from cwmp.training.fleet import Fleet
 from cwmp.training.local_training import weights_of
@@ -55,10 +57,11 @@ class _Setup:
     fleet: Fleet
     data: Dataset
     weights: Tensor
+    batched: bool
 
 
 class WorkerEngine:
-    """Runs clients in worker processes; one name with ``LocalEngine``, for the bits are the same.
+    """Runs clients in worker processes; one name with the engine in each of them, for the bits are the same.
 
     Args:
         config: the settings.
@@ -68,12 +71,11 @@ class WorkerEngine:
         data: samples, which are moved into shared memory.
         coordinates: of the network.
         workers: number of processes.
+        batched: groups of clients train together.
 
     Raises:
         UsageError: a real device is to measure: its counters cannot tell clients apart that train together.
     """
-
-    name = LocalEngine.name
 
     def __init__(
         self,
@@ -85,6 +87,7 @@ class WorkerEngine:
         data: Dataset,
         coordinates: int,
         workers: int,
+        batched: bool = False,
     ) -> None:
         if device is not None and not isinstance(device, SimulatedDevice):
             raise UsageError(
@@ -101,9 +104,15 @@ class WorkerEngine:
             fleet=fleet,
             data=data,
             weights=self._weights,
+            batched=batched,
         )
         self._count = workers
         self._workers: dict[Connection, SpawnProcess] = {}
+
+    @property
+    def name(self) -> str:
+        """That of the engine in each worker."""
+        return (BatchedEngine if self._setup.batched else LocalEngine).name
 
     @property
     def processes(self) -> tuple[SpawnProcess, ...]:
@@ -140,37 +149,36 @@ class WorkerEngine:
             WorkerError: a worker failed or died.
         """
         self._weights.copy_(flatten(weights))
-        waiting = list(reversed(clients))
-        answers: dict[int, ClientResult | DroppedClient] = {}
-        busy: set[Connection] = set()
+        groups = groups_of(clients) if self._setup.batched else [[client] for client in clients]
+        waiting = list(reversed(groups))
+        answers: dict[int, list[ClientResult | DroppedClient]] = {}
+        busy: dict[Connection, Sequence[int]] = {}
         idle = list(self._workers)
-        for client in clients:
-            while client not in answers:
+        for group in groups:
+            while group[0] not in answers:
                 while idle and waiting:
                     connection, following = idle.pop(), waiting.pop()
-                    self._send(connection, (round_index, following, residuals.get(following, {})))
-                    busy.add(connection)
-                ready = set(wait(list(busy)))
-                for connection in [connection for connection in busy if connection in ready]:
-                    answer = self._receive(connection)
-                    answers[_client_of(answer)] = answer
-                    busy.remove(connection)
+                    needed = {client: residuals[client] for client in following if client in residuals}
+                    self._send(connection, (round_index, following, needed))
+                    busy[connection] = following
+                for connection in [found for found in wait(list(busy)) if isinstance(found, Connection)]:
+                    answers[busy.pop(connection)[0]] = self._receive(connection)
                     idle.append(connection)
-            yield answers.pop(client)
+            yield from answers.pop(group[0])
 
     def notes(self) -> tuple[str, ...]:
         """Nothing: they ran here."""
         return ()
 
-    def _send(self, connection: Connection, task: tuple[int, int, Weights]) -> None:
+    def _send(self, connection: Connection, task: tuple[int, Sequence[int], Mapping[int, Weights]]) -> None:
         try:
             connection.send_bytes(_dumped(task))
         except OSError as error:
             raise self._death_of(connection) from error
 
-    def _receive(self, connection: Connection) -> ClientResult | DroppedClient:
+    def _receive(self, connection: Connection) -> list[ClientResult | DroppedClient]:
         try:
-            answer: ClientResult | DroppedClient | _Failure = pickle.loads(connection.recv_bytes())
+            answer: list[ClientResult | DroppedClient] | _Failure = pickle.loads(connection.recv_bytes())
         except (EOFError, OSError) as error:
             raise self._death_of(connection) from error
         if isinstance(answer, _Failure):
@@ -206,11 +214,12 @@ def _work(connection: Connection, setup: _Setup) -> None:
             name, spec = setup.simulated
             device = SimulatedDevice(spec, name=name)
         federation = build_federation(setup.config, setup.model, device, fleet=setup.fleet, data=setup.data)
+        engine: Engine = BatchedEngine(federation) if setup.batched else LocalEngine(federation)
         like = weights_of(federation.network)
         while True:
-            round_index, client, residual = pickle.loads(connection.recv_bytes())
+            round_index, clients, residuals = pickle.loads(connection.recv_bytes())
             weights = unflatten(setup.weights, like)
-            connection.send_bytes(_dumped(attempt(federation, weights, residual, round_index, client)))
+            connection.send_bytes(_dumped(list(engine.run_clients(weights, residuals, round_index, clients))))
     except (EOFError, BrokenPipeError):
         return
     except CalijouleError as error:
@@ -229,7 +238,3 @@ def _shared(tensor: Tensor) -> Tensor:
 def _dumped(content: object) -> bytes:
     """Bytes of an object whose tensors are copied into them, not shared by file descriptors."""
     return pickle.dumps(content, protocol=pickle.HIGHEST_PROTOCOL)
-
-
-def _client_of(answer: ClientResult | DroppedClient) -> int:
-    return answer.client if isinstance(answer, DroppedClient) else answer.report.client

@@ -183,7 +183,7 @@ def phases_of(costs: CostVector, meter: PhaseMeter) -> tuple[dict[str, PhaseEner
     ).work
     works = client_works(costs, choice.cost, choice.selection.masks, training, 8 * choice.selection.kept)
     meter.begin_client(1, 0)
-    see = {phase: meter.replay(lambda: None) for phase in PHASES}
+    see = {phase: meter.replay(lambda: lambda: None) for phase in PHASES}
     energy = client_energy(costs, choice.cost, works, {phase: see[phase](works[phase]) for phase in PHASES})
     return {phase: energy[phase] for phase in PHASES}, choice.cost.total_j.value
 
