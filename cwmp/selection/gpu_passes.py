@@ -1,0 +1,389 @@
+"""Selection on a GPU: the gradient, the masks and the lists stay there; the exact sums are the host's.
+
+    sample ──▶ bracket ──▶ one pass ──▶ counts by block ──▶ list ──▶ sorted ──▶ a few around the end of the
+                                        (running sum)                            budget, resolved exactly
+
+A tensor has one price here, so scores grow with magnitudes and a bracket is two float32 per tensor, found by
+bisection with the very scores of the CPU: classifying is exact, and rounding has no say. The host waits three
+times: for the bracket, for the counts of the pass, for the end of the list; a fourth time for sums of squares.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cwmp.selection import triton_kernels
+from cwmp.selection.bracket import Bracket
+from cwmp.selection.compiled import compiled
+from cwmp.selection.exact import from_units, to_units
+from cwmp.selection.gpu_layout import BLOCK, RUN, WORD_BITS, layout_of, runs_of
+from cwmp.selection.gpu_sample import SHARES, Sample, bracket_of_values, bracket_within, in_shares, share_of
+from cwmp.selection.kernels import score_of
+from cwmp.selection.lanes import as_real
+from cwmp.selection.limits import Limits
+from cwmp.selection.mask_bits import unpacked
+from cwmp.selection.prefix import FEW, affordable
+from cwmp.selection.rules import MAGNITUDE_PER_JOULE, SQUARE_PER_JOULE
+from cwmp.selection.search import Found
+
+SAMPLE = 1 << 20
+SAMPLE_SHARE = 16
+"""The first sample reads at most one of so many coordinates."""
+SAMPLED_PER_PROGRAM = 512
+LARGEST_KEY = 0x7F7FFFFF
+"""The largest finite float32 as an integer."""
+
+Indices = NDArray[np.int64]
+
+
+@compiled
+def _lowest_key(kind: int, price: float, score: float, beyond: bool) -> int:
+    """Lowest key, from 1 on, of a magnitude that scores at least so much, or more; beyond all if none does."""
+    low, high = 1, LARGEST_KEY
+    while low <= high:
+        middle = (low + high) // 2
+        scored = score_of(kind, np.float64(as_real(np.int32(middle))), price, 0, 0)
+        if scored > score or (not beyond and scored == score):
+            high = middle - 1
+        else:
+            low = middle + 1
+    return low
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuPass:
+    """What a pass found; numbers by tensor.
+
+    Attributes:
+        kept: above the bracket.
+        inside: inside the bracket.
+        wrong: not finite.
+        total_squared: Σ g² of all that are finite.
+        squared: Σ g² of the kept.
+        absolute: Σ |g| of the kept, if it was asked for.
+        kept_units: exact cost of the kept.
+        listed: whether there is room to list the inside.
+        ends: running sum of the inside by block, on the device.
+        inside_words: their mask, on the device.
+    """
+
+    kept_by_tensor: tuple[int, ...]
+    inside: tuple[int, ...]
+    wrong: tuple[int, ...]
+    total_squared: float
+    squared: float
+    absolute: float
+    kept_units: int
+    listed: bool
+    counts: Tensor
+    ends: Tensor
+    inside_words: Tensor
+
+    @property
+    def kept(self) -> int:
+        """Number of coordinates above the bracket."""
+        return sum(self.kept_by_tensor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ranked:
+    """A list by (score descending, index ascending), on the device; shapes (listed,)."""
+
+    scores: Tensor
+    slots: Tensor
+    magnitudes: Tensor
+    tensors: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class _End:
+    """Where the affordable part of a list ends."""
+
+    length: int
+    units: int
+    counts: Indices
+    threshold: float | None
+
+
+class GpuPasses:
+    """Passes over one update; its masks are one long array of words on the device.
+
+    Args:
+        gradients: by tensor name, of one dtype, on one device, none empty.
+        prices: joules per coordinate of each, in the same order.
+        kind: the score, one of ``rules.SCORES`` that are not random.
+    """
+
+    def __init__(self, gradients: Mapping[str, Tensor], prices: Sequence[float], *, kind: int) -> None:
+        self.names = tuple(gradients)
+        self.shapes = tuple(gradient.shape for gradient in gradients.values())
+        self.gradients = [_aligned(gradient.detach().reshape(-1)) for gradient in gradients.values()]
+        self.device = self.gradients[0].device
+        self.kind = kind
+        self.prices = np.array(prices)
+        self.price_units = [to_units(price) for price in prices]
+        self.sizes = tuple(gradient.numel() for gradient in self.gradients)
+        self.layout = layout_of(self.sizes, self.device)
+        self.words = self._new((self.layout.blocks * BLOCK // WORD_BITS,), torch.int32)
+        self.absolute = 0.0
+        addresses = [gradient.data_ptr() for gradient in self.gradients]
+        self._addresses = torch.tensor(addresses, dtype=torch.int64, device=self.device)
+        self._prices = torch.tensor(prices, dtype=torch.float64, device=self.device)
+        self._element = triton_kernels.ELEMENTS[self.gradients[0].dtype]
+
+    @property
+    def numel(self) -> int:
+        """Number of coordinates of all tensors."""
+        return sum(self.sizes)
+
+    def words_of(self, number: int) -> Tensor:
+        """The mask of a tensor, int32: coordinate i is bit i % 32 of word i // 32."""
+        first = self.layout.firsts[number] * BLOCK // WORD_BITS
+        return self.words[first : first + 2 * -(-self.sizes[number] // (2 * WORD_BITS))]
+
+    def proposed(self, limits: Limits, known: Bracket, samples: int, draw: int) -> Bracket:
+        """Where a sample puts the threshold; ``samples`` were taken before."""
+        if limits.units is None and limits.count is None:
+            return Bracket(least=known.least, most=known.least)
+        size = min(max(self.numel // SAMPLE_SHARE, 1), SAMPLE) << samples
+        runs = runs_of(self.sizes, self.device, size, draw)
+        values = self._new((runs.tensors.numel(), RUN), torch.float32)
+        power = {SQUARE_PER_JOULE: -0.5, MAGNITUDE_PER_JOULE: -1.0}.get(self.kind, 0.0)
+        programs = -(-values.numel() // SAMPLED_PER_PROGRAM)
+        triton_kernels.sample[(programs,)](
+            self._addresses,
+            self.layout.numels,
+            self._prices**power,
+            runs.tensors,
+            runs.begins,
+            values,
+            values.numel(),
+            element=self._element,
+            run=RUN,
+            sampled=SAMPLED_PER_PROGRAM,
+        )
+        joules = runs.weights * self._prices[runs.tensors]
+        sampled = Sample(values=values, joules=joules, numbers=runs.weights, unread=runs.unread)
+        low, high = bracket_of_values(sampled, limits, 3.0 + 2.0 * samples)
+        if self.kind == SQUARE_PER_JOULE:
+            low, high = low * low, high * high
+        return bracket_within(low, high, known)
+
+    def scan(self, least: float, most: float, *, room: int) -> GpuPass:
+        """Write the mask of all scores above ``most``; those from ``least`` on can be listed if there is room."""
+        layout, blocks = self.layout, self.layout.blocks
+        keys = [
+            _lowest_key(self.kind, price, score, beyond)
+            for price in self.prices
+            for score, beyond in ((least, False), (most, True))
+        ]
+        absolute = self.kind == MAGNITUDE_PER_JOULE
+        inside_words = torch.empty_like(self.words)
+        counts = self._new((3, blocks), torch.int32)
+        sums = self._new((3 if absolute else 2, blocks), torch.float64)
+        triton_kernels.classify[(blocks,)](
+            self._addresses,
+            layout.numels,
+            torch.tensor(keys, dtype=torch.int32, device=self.device),
+            layout.tensors,
+            layout.first_blocks,
+            self.words,
+            inside_words,
+            counts,
+            sums,
+            blocks,
+            element=self._element,
+            absolute=absolute,
+            block=BLOCK,
+        )
+        ends = counts.cumsum(1, dtype=torch.int64)
+        at_ends = ends[:, layout.first_blocks[1:] - 1]
+        # Together, so that the host waits once.
+        found = torch.cat([at_ends.reshape(-1), sums.sum(1).view(torch.int64)]).cpu().numpy()
+        kept, inside, wrong = np.diff(found[: at_ends.numel()].reshape(3, -1), prepend=0)
+        total, squared, *magnitudes = found[at_ends.numel() :].view(np.float64).tolist()
+        return GpuPass(
+            kept_by_tensor=tuple(kept.tolist()),
+            inside=tuple(inside.tolist()),
+            wrong=tuple(wrong.tolist()),
+            total_squared=total,
+            squared=squared,
+            absolute=sum(magnitudes),
+            kept_units=self._units(kept),
+            listed=int(inside.sum()) <= room,
+            counts=counts[1],
+            ends=ends[1],
+            inside_words=inside_words,
+        )
+
+    def resolved(self, limits: Limits, result: GpuPass, passes: int) -> Found:
+        """Keep what is affordable of a list."""
+        counts = np.zeros(len(self.sizes), dtype=np.int64)
+        if not any(result.inside):
+            return self._found(result, counts, result.kept_units, 0.0, 0.0, None, passes)
+        ranked = self._ranked(result)
+        end = self._end(ranked, limits, result)
+        slots = ranked.slots[: end.length]
+        # Each bit is added once, to a word that lacks it.
+        bits = (torch.ones_like(slots) << slots % WORD_BITS).to(torch.int32)
+        self.words.index_add_(0, slots // WORD_BITS, bits)
+        magnitudes = ranked.magnitudes[: end.length].to(torch.float64)
+        squared, absolute = torch.stack([magnitudes.square().sum(), magnitudes.sum()]).tolist()
+        return self._found(result, end.counts, end.units, squared, absolute, end.threshold, passes)
+
+    def ties_resolved(self, limits: Limits, result: GpuPass, score: float, passes: int) -> Found:
+        """Keep what is affordable of many coordinates with one score, in the order of their index."""
+        units, count = result.kept_units, result.kept
+        counts = np.zeros(len(self.sizes), dtype=np.int64)
+        squared = absolute = 0.0
+        threshold: float | None = None
+        for number, tied in enumerate(result.inside):
+            if not tied or threshold is not None:
+                continue
+            room = tied if limits.units is None else (limits.units - units) // self.price_units[number]
+            taken = min(tied, room, tied if limits.count is None else limits.count - count)
+            if taken:
+                added = self._keep_first(number, result, taken)
+                squared, absolute = squared + added[0], absolute + added[1]
+            counts[number] = taken
+            units, count = units + taken * self.price_units[number], count + taken
+            threshold = score if taken < tied else None
+        return self._found(result, counts, units, squared, absolute, threshold, passes)
+
+    def cheapest_j(self) -> float | None:
+        """Joules of the cheapest coordinate that is not zero; None if all are."""
+        priced = zip(self.gradients, self.prices.tolist(), strict=True)
+        return min((price for gradient, price in priced if gradient.any()), default=None)
+
+    def _new(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=self.device)
+
+    def _units(self, counts: Indices) -> int:
+        return sum(int(count) * units for count, units in zip(counts, self.price_units, strict=True))
+
+    def _ranked(self, result: GpuPass) -> _Ranked:
+        """List what is inside and sort it; the list is in the order of the index, and the sort is stable."""
+        total = sum(result.inside)
+        slots, scores = self._new((total,), torch.int64), self._new((total,), torch.float64)
+        magnitudes = self._new((total,), torch.float32)
+        triton_kernels.list_inside[(self.layout.blocks,)](
+            self._addresses,
+            self._prices,
+            self.layout.tensors,
+            self.layout.first_blocks,
+            result.inside_words,
+            result.ends,
+            result.counts,
+            slots,
+            scores,
+            magnitudes,
+            element=self._element,
+            kind=self.kind,
+            block=BLOCK,
+        )
+        scores, order = torch.sort(scores, descending=True, stable=True)
+        slots = slots[order]
+        return _Ranked(
+            scores=scores,
+            slots=slots,
+            magnitudes=magnitudes[order],
+            tensors=self.layout.tensors[slots // BLOCK],
+        )
+
+    def _end(self, ranked: _Ranked, limits: Limits, result: GpuPass) -> _End:
+        """Sums of shares propose where the budget ends, exact sums of a few around it decide."""
+        total = ranked.scores.numel()
+        size = min(FEW, total)
+        begin = self._guess(ranked, limits, result).sub(size // 2).clamp(0, total - size)
+        while True:
+            before = (torch.arange(total, device=self.device) < begin).to(torch.int64)
+            by_tensor = torch.zeros(len(self.sizes), dtype=torch.int64, device=self.device)
+            by_tensor.index_add_(0, ranked.tensors, before)
+            place = begin + torch.arange(size, device=self.device)
+            few = [begin, by_tensor, ranked.tensors[place], ranked.scores[place].view(torch.int64)]
+            first, counts, tensors, scores = np.split(
+                torch.cat(few).cpu().numpy(), np.cumsum([1, len(self.sizes), size])
+            )
+            units, count = result.kept_units + self._units(counts), result.kept + int(counts.sum())
+            scores = scores.view(np.float64)
+            prefix = affordable(scores, self.prices[tensors], units, count, limits)
+            length, at = prefix.also.size, int(first[0])
+            if length == size and at + size < total:
+                begin = (begin + size).clamp(max=total - size)
+            elif length == 0 and at > 0 and not limits.allow(units, count):
+                begin = (begin - size).clamp(min=0)
+            else:
+                counts = counts + np.bincount(tensors[:length], minlength=len(self.sizes))
+                return _End(
+                    length=at + length, units=prefix.units, counts=counts, threshold=prefix.threshold
+                )
+
+    def _guess(self, ranked: _Ranked, limits: Limits, result: GpuPass) -> Tensor:
+        """About how many of a list are affordable, shape (1,)."""
+        guess = torch.full((1,), ranked.scores.numel(), device=self.device)
+        if limits.units is not None:
+            total_j = float(self.prices @ np.array(result.inside))
+            room = share_of(limits.budget_j - from_units(result.kept_units), total_j)
+            spent = in_shares(self._prices, total_j)[ranked.tensors].cumsum(0)
+            edge = torch.full((1,), min(room, SHARES * 2 - 1), dtype=torch.int64, device=self.device)
+            guess = torch.searchsorted(spent, edge, right=True)
+        if limits.count is not None:
+            guess = guess.clamp(max=max(limits.count - result.kept, 0))
+        return guess
+
+    def _keep_first(self, number: int, result: GpuPass, taken: int) -> tuple[float, float]:
+        """Keep the first so many of what is inside in one tensor; Σ g² and Σ |g| of these."""
+        first, stop = self.layout.firsts[number], self.layout.firsts[number + 1]
+        words = result.inside_words.view(-1, BLOCK // WORD_BITS)[first:stop]
+        ends = result.ends[first:stop]
+        before = int(ends[0]) - int(result.counts[first])
+        last = int(torch.searchsorted(ends, before + taken))
+        words[last + 1 :] = 0
+        in_last = taken - (int(ends[last]) - before - int(result.counts[first + last]))
+        words[last] = _first_bits(words[last], in_last)
+        self.words.view(-1, BLOCK // WORD_BITS)[first:stop] |= words
+        gradient = self.gradients[number]
+        magnitudes = gradient[unpacked(words.reshape(-1), gradient.numel())].to(torch.float64).abs()
+        squared, absolute = torch.stack([magnitudes.square().sum(), magnitudes.sum()]).tolist()
+        return squared, absolute
+
+    def _found(
+        self,
+        result: GpuPass,
+        counts: Indices,
+        units: int,
+        squared: float,
+        absolute: float,
+        threshold: float | None,
+        passes: int,
+    ) -> Found:
+        self.absolute = result.absolute + absolute
+        return Found(
+            units=units,
+            kept=tuple((np.array(result.kept_by_tensor) + counts).tolist()),
+            squared=result.squared + squared,
+            total_squared=result.total_squared,
+            wrong=result.wrong,
+            threshold=threshold,
+            passes=passes,
+        )
+
+
+def _first_bits(words: Tensor, number: int) -> Tensor:
+    """The same words with all but the first so many bits cleared."""
+    bits = np.unpackbits(words.cpu().numpy().view(np.uint8), bitorder="little")
+    bits &= bits.cumsum() <= number
+    return torch.from_numpy(np.packbits(bits, bitorder="little").view(np.int32)).to(words.device)
+
+
+def _aligned(flat: Tensor) -> Tensor:
+    """A tensor that can be read 16 bytes at a time, copied if it must be."""
+    flat = flat.contiguous()
+    return flat if flat.data_ptr() % 16 == 0 else flat.clone()
