@@ -4,13 +4,12 @@
                                         (running sum)                            budget, resolved exactly
 
 A tensor has one price here, so scores grow with magnitudes and a bracket is two float32 per tensor, found by
-bisection with the very scores of the CPU: classifying is exact, and rounding has no say. The host waits three
-times: for the bracket, for the counts of the pass, for the end of the list; a fourth time for sums of squares.
+bisection with the very scores of the CPU: classifying is exact, and rounding has no say. The host waits for
+the bracket, for the counts of the pass, for the end of the list, and for the squares of what it adds.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,18 +23,20 @@ from cwmp.selection.bracket import Bracket
 from cwmp.selection.compiled import compiled
 from cwmp.selection.exact import from_units, to_units
 from cwmp.selection.gpu_layout import BLOCK, RUN, WORD_BITS, layout_of, runs_of
-from cwmp.selection.gpu_sample import SHARES, Sample, bracket_of_values, bracket_within, in_shares, share_of
-from cwmp.selection.kernels import score_of
+from cwmp.selection.gpu_sample import SHARES, Sample, bracket_of, in_shares, share_of
 from cwmp.selection.lanes import as_real
 from cwmp.selection.limits import Limits
 from cwmp.selection.mask_bits import unpacked
 from cwmp.selection.prefix import FEW, affordable
 from cwmp.selection.rules import MAGNITUDE_PER_JOULE, SQUARE_PER_JOULE
+from cwmp.selection.scores import score_of
 from cwmp.selection.search import Found
 
 SAMPLE = 1 << 20
 SAMPLE_SHARE = 16
 """The first sample reads at most one of so many coordinates."""
+DEVIATIONS = 4.0
+"""Of the first bracket: sorting a longer list costs less here than a pass in vain."""
 SAMPLED_PER_PROGRAM = 512
 LARGEST_KEY = 0x7F7FFFFF
 """The largest finite float32 as an integer."""
@@ -45,7 +46,7 @@ Indices = NDArray[np.int64]
 
 @compiled
 def _lowest_key(kind: int, price: float, score: float, beyond: bool) -> int:
-    """Lowest key, from 1 on, of a magnitude that scores at least so much, or more; beyond all if none does."""
+    """Lowest key, from 1 on, of a magnitude that scores at least so much, or more; beyond all if none."""
     low, high = 1, LARGEST_KEY
     while low <= high:
         middle = (low + high) // 2
@@ -154,30 +155,32 @@ class GpuPasses:
             return Bracket(least=known.least, most=known.least)
         size = min(max(self.numel // SAMPLE_SHARE, 1), SAMPLE) << samples
         runs = runs_of(self.sizes, self.device, size, draw)
-        values = self._new((runs.tensors.numel(), RUN), torch.float32)
-        power = {SQUARE_PER_JOULE: -0.5, MAGNITUDE_PER_JOULE: -1.0}.get(self.kind, 0.0)
-        programs = -(-values.numel() // SAMPLED_PER_PROGRAM)
+        magnitudes = self._new((runs.tensors.numel(), RUN), torch.float32)
+        programs = -(-magnitudes.numel() // SAMPLED_PER_PROGRAM)
         triton_kernels.sample[(programs,)](
             self._addresses,
             self.layout.numels,
-            self._prices**power,
             runs.tensors,
             runs.begins,
-            values,
-            values.numel(),
+            magnitudes,
+            magnitudes.numel(),
             element=self._element,
             run=RUN,
             sampled=SAMPLED_PER_PROGRAM,
         )
-        joules = runs.weights * self._prices[runs.tensors]
-        sampled = Sample(values=values, joules=joules, numbers=runs.weights, unread=runs.unread)
-        low, high = bracket_of_values(sampled, limits, 3.0 + 2.0 * samples)
-        if self.kind == SQUARE_PER_JOULE:
-            low, high = low * low, high * high
-        return bracket_within(low, high, known)
+        power = {SQUARE_PER_JOULE: -0.5, MAGNITUDE_PER_JOULE: -1.0}.get(self.kind, 0.0)
+        scales = (self._prices**power).to(torch.float32)[runs.tensors]
+        sampled = Sample(
+            values=magnitudes * scales[:, None],
+            scores_at=lambda at: self._scores(magnitudes.reshape(-1)[at], runs.tensors[at // RUN]),
+            joules=runs.weights * self._prices[runs.tensors],
+            numbers=runs.weights,
+            unread=runs.unread,
+        )
+        return bracket_of(sampled, limits, known, DEVIATIONS + 2.0 * samples)
 
     def scan(self, least: float, most: float, *, room: int) -> GpuPass:
-        """Write the mask of all scores above ``most``; those from ``least`` on can be listed if there is room."""
+        """Write the mask of all scores above ``most``, and another of those from ``least`` on."""
         layout, blocks = self.layout, self.layout.blocks
         keys = [
             _lowest_key(self.kind, price, score, beyond)
@@ -202,6 +205,7 @@ class GpuPasses:
             element=self._element,
             absolute=absolute,
             block=BLOCK,
+            num_warps=triton_kernels.WARPS,
         )
         ends = counts.cumsum(1, dtype=torch.int64)
         at_ends = ends[:, layout.first_blocks[1:] - 1]
@@ -271,31 +275,32 @@ class GpuPasses:
     def _ranked(self, result: GpuPass) -> _Ranked:
         """List what is inside and sort it; the list is in the order of the index, and the sort is stable."""
         total = sum(result.inside)
-        slots, scores = self._new((total,), torch.int64), self._new((total,), torch.float64)
-        magnitudes = self._new((total,), torch.float32)
+        slots, magnitudes = self._new((total,), torch.int64), self._new((total,), torch.float32)
         triton_kernels.list_inside[(self.layout.blocks,)](
             self._addresses,
-            self._prices,
             self.layout.tensors,
             self.layout.first_blocks,
             result.inside_words,
             result.ends,
             result.counts,
             slots,
-            scores,
             magnitudes,
             element=self._element,
-            kind=self.kind,
             block=BLOCK,
+            num_warps=triton_kernels.WARPS,
         )
-        scores, order = torch.sort(scores, descending=True, stable=True)
-        slots = slots[order]
+        tensors = self.layout.tensors[slots // BLOCK]
+        scores, order = torch.sort(self._scores(magnitudes, tensors), descending=True, stable=True)
         return _Ranked(
-            scores=scores,
-            slots=slots,
-            magnitudes=magnitudes[order],
-            tensors=self.layout.tensors[slots // BLOCK],
+            scores=scores, slots=slots[order], magnitudes=magnitudes[order], tensors=tensors[order]
         )
+
+    def _scores(self, magnitudes: Tensor, tensors: Tensor) -> Tensor:
+        """As ``scores.score_of`` has them, bit for bit."""
+        wide = magnitudes.to(torch.float64)
+        if self.kind == SQUARE_PER_JOULE:
+            return wide * wide / self._prices[tensors]
+        return wide / self._prices[tensors] if self.kind == MAGNITUDE_PER_JOULE else wide
 
     def _end(self, ranked: _Ranked, limits: Limits, result: GpuPass) -> _End:
         """Sums of shares propose where the budget ends, exact sums of a few around it decide."""
@@ -321,9 +326,7 @@ class GpuPasses:
                 begin = (begin - size).clamp(min=0)
             else:
                 counts = counts + np.bincount(tensors[:length], minlength=len(self.sizes))
-                return _End(
-                    length=at + length, units=prefix.units, counts=counts, threshold=prefix.threshold
-                )
+                return _End(length=at + length, units=prefix.units, counts=counts, threshold=prefix.threshold)
 
     def _guess(self, ranked: _Ranked, limits: Limits, result: GpuPass) -> Tensor:
         """About how many of a list are affordable, shape (1,)."""

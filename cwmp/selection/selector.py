@@ -210,9 +210,7 @@ def _on_gpu(passes: GpuPasses, limits: Limits, at_least: float, last_threshold: 
             zip(passes.names, passes.shapes, found.kept, strict=True)
         )
     }
-    return _Chosen(
-        masks=masks, found=found, absolute=lambda: passes.absolute, cheapest_j=passes.cheapest_j
-    )
+    return _Chosen(masks=masks, found=found, absolute=lambda: passes.absolute, cheapest_j=passes.cheapest_j)
 
 
 def _everything(scanner: Scanner) -> Found:

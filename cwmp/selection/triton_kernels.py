@@ -2,8 +2,8 @@
 
 One program reads BLOCK neighbours of one tensor; which, two small tables tell. A magnitude is compared as an
 integer, which orders non-negative float32 as they are; bfloat16 and float16 become float32 first, exactly.
-Nothing is appended by chance: what lies inside the bracket gets a mask of its own and a count per block, whose
-running sum says where each block lists its coordinates, so that lists are in the order of the index.
+Nothing is appended by chance: what lies inside the bracket gets a mask of its own and a count per block, and
+the running sum of these says where each block lists its coordinates: lists are in the order of the index.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ import torch
 import triton
 import triton.language as tl
 
-from cwmp.selection import rules
-
 ELEMENTS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 """Formats that are read; float64 has no place in a float32."""
 
-SQUARE_PER_JOULE = tl.constexpr(rules.SQUARE_PER_JOULE)
-MAGNITUDE_PER_JOULE = tl.constexpr(rules.MAGNITUDE_PER_JOULE)
+WARPS = 8
+"""Of a program that reads a block: 16 coordinates per thread, which stay in its registers."""
+
 LARGEST_KEY = tl.constexpr(0x7F7FFFFF)
 """Of the largest finite float32."""
 
@@ -60,7 +59,11 @@ def classify(
     word = tl.arange(0, block // 32)
     bit = tl.arange(0, 32)
     place = word[:, None] * 32 + bit[None, :]
-    magnitude = magnitude_at(start, place, place < left)
+    # Without a mask 16 bytes are read at a time.
+    if left >= block:
+        magnitude = tl.abs(tl.load(start + place).to(tl.float32))
+    else:
+        magnitude = magnitude_at(start, place, place < left)
     key = magnitude.to(tl.int32, bitcast=True)
     finite = key <= LARGEST_KEY
     kept = (key >= high) & finite
@@ -68,34 +71,31 @@ def classify(
     target = number.to(tl.int64) * (block // 32) + word
     tl.store(kept_words + target, tl.sum(kept.to(tl.int32) << bit[None, :], 1))
     tl.store(inside_words + target, tl.sum(inside.to(tl.int32) << bit[None, :], 1))
-    tl.store(counts + number, tl.sum(tl.sum(kept.to(tl.int32), 1), 0))
-    tl.store(counts + blocks + number, tl.sum(tl.sum(inside.to(tl.int32), 1), 0))
-    tl.store(counts + 2 * blocks + number, tl.sum(tl.sum(1 - finite.to(tl.int32), 1), 0))
+    tl.store(counts + number, tl.sum(kept.to(tl.int32)))
+    tl.store(counts + blocks + number, tl.sum(inside.to(tl.int32)))
+    tl.store(counts + 2 * blocks + number, tl.sum(1 - finite.to(tl.int32)))
     wide = tl.where(finite, magnitude, 0.0).to(tl.float64)
     square = wide * wide
-    tl.store(sums + number, tl.sum(tl.sum(square, 1), 0))
-    tl.store(sums + blocks + number, tl.sum(tl.sum(tl.where(kept, square, 0.0), 1), 0))
+    tl.store(sums + number, tl.sum(square))
+    tl.store(sums + blocks + number, tl.sum(tl.where(kept, square, 0.0)))
     if absolute:
-        tl.store(sums + 2 * blocks + number, tl.sum(tl.sum(tl.where(kept, wide, 0.0), 1), 0))
+        tl.store(sums + 2 * blocks + number, tl.sum(tl.where(kept, wide, 0.0)))
 
 
 @triton.jit
 def list_inside(
     addresses: tl.tensor,
-    prices: tl.tensor,
     tensors: tl.tensor,
     first_blocks: tl.tensor,
     inside_words: tl.tensor,
     ends: tl.tensor,
     counts: tl.tensor,
     slots: tl.tensor,
-    scores: tl.tensor,
     magnitudes: tl.tensor,
     element: tl.constexpr,
-    kind: tl.constexpr,
     block: tl.constexpr,
 ) -> None:
-    """Bit of the mask, score in float64 and magnitude of what lies inside, in the order of the index.
+    """Bit of the mask and magnitude of what lies inside, in the order of the index.
 
     ``counts`` is of the inside by block, ``ends`` their running sum.
     """
@@ -105,37 +105,28 @@ def list_inside(
         tensor = tl.load(tensors + number)
         begin = (number - tl.load(first_blocks + tensor)).to(tl.int64) * block
         start = tl.load(addresses + tensor).to(tl.pointer_type(element)) + begin
-        price = tl.load(prices + tensor)
         place = tl.arange(0, block)
         slot = number.to(tl.int64) * block + place
         inside = (tl.load(inside_words + slot // 32) >> (place % 32)) & 1
         target = tl.load(ends + number) - count + tl.cumsum(inside, 0) - inside
         listed = inside == 1
-        magnitude = magnitude_at(start, place, listed)
-        score = magnitude.to(tl.float64)
-        if kind == SQUARE_PER_JOULE:
-            score = score * score / price
-        if kind == MAGNITUDE_PER_JOULE:
-            score = score / price
         tl.store(slots + target, slot, mask=listed)
-        tl.store(scores + target, score, mask=listed)
-        tl.store(magnitudes + target, magnitude, mask=listed)
+        tl.store(magnitudes + target, magnitude_at(start, place, listed), mask=listed)
 
 
 @triton.jit
 def sample(
     addresses: tl.tensor,
     numels: tl.tensor,
-    scales: tl.tensor,
     run_tensors: tl.tensor,
     run_begins: tl.tensor,
-    values: tl.tensor,
+    magnitudes: tl.tensor,
     size: tl.tensor,
     element: tl.constexpr,
     run: tl.constexpr,
     sampled: tl.constexpr,
 ) -> None:
-    """|g| times the scale of its tensor, of runs of neighbours; 0 for what is not finite."""
+    """|g| of runs of neighbours; 0 for what is not finite."""
     place = tl.program_id(0) * sampled + tl.arange(0, sampled)
     known = place < size
     tensor = tl.load(run_tensors + place // run, mask=known, other=0)
@@ -145,5 +136,4 @@ def sample(
     known &= begin < tl.load(numels + tensor)
     magnitude = magnitude_at(start, begin, known)
     finite = magnitude.to(tl.int32, bitcast=True) <= LARGEST_KEY
-    value = tl.where(finite, magnitude, 0.0) * tl.load(scales + tensor)
-    tl.store(values + place, value, mask=place < size)
+    tl.store(magnitudes + place, tl.where(finite, magnitude, 0.0), mask=place < size)

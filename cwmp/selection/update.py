@@ -117,9 +117,7 @@ def parts_of(gradients: Mapping[str, Tensor], costs: Mapping[str, float | Tensor
     return tuple(parts)
 
 
-def present_in(
-    gradients: Mapping[str, Tensor], costs: Mapping[str, float | Tensor]
-) -> Mapping[str, Tensor]:
+def present_in(gradients: Mapping[str, Tensor], costs: Mapping[str, float | Tensor]) -> Mapping[str, Tensor]:
     """The tensors that hold anything, after a look at formats and names.
 
     Raises:
