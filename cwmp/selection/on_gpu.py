@@ -43,7 +43,7 @@ def passes_if_ranked(
     present: Mapping[str, Tensor], costs: Mapping[str, float | Tensor], rule: Rule
 ) -> GpuPasses | None:
     """The same wherever Triton's kernels run; None if the update or the rule is not of their kind."""
-    kind = RANDOM if rule in ("dense", "cwmp-block") else SCORES[rule]
+    kind = next((score for name, score in SCORES.items() if name == rule), RANDOM)
     first = next(iter(present.values()))
     alike = all(part.dtype == first.dtype and part.device == first.device for part in present.values())
     if kind == RANDOM or not alike or first.dtype not in FORMATS:
