@@ -16,6 +16,7 @@ PARTS: dict[str, Callable[[Settings], None]] = {
     "check": check.run,
     "quick": profiling.run_quick,
     "full": profiling.run_full,
+    "fit": profiling.run_fit,
     "heldout": heldout.run,
     "update": update.run,
     "selection": selection.run,
