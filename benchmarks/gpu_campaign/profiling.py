@@ -11,7 +11,8 @@ from typing import get_args
 
 from benchmarks.gpu_campaign.check import failed_points
 from benchmarks.gpu_campaign.settings import Settings, write_json
-from calibration_data import CalibrationRecord, UsageError
+from calibration_data import UsageError
+from calibration_data.records import CalibrationRecord
 from calibration_data.store import read_records, records_sha256
 from cost_models.fitting import fit_cost_model
 from cost_models.store import save_cost_model
