@@ -78,7 +78,7 @@ def _ends(
     # Strata next to each other are alike; see ``bracket``.
     variance = of_run.diff().square().sum() / 2 * of_run.numel() / max(of_run.numel() - 1, 1)
     margin = (deviations * (variance * sample.unread).sqrt() + 1e-9 * limit) / total * SHARES
-    edges = torch.stack([limit_shares + margin, limit_shares - margin]).clamp(min=0).to(torch.int64)
+    edges = torch.stack([limit_shares + margin, limit_shares - margin]).clamp(0, 2 * SHARES).to(torch.int64)
     places = torch.searchsorted(spent, edges)
     low, high = sample.scores_at(order[places.clamp(max=last)])
     enough = (limit_shares > margin) & (((of_run > 0).sum() >= FEW_RUNS) | (sample.unread == 0))

@@ -61,6 +61,9 @@ def select(
 ) -> Selection:
     """Choose the coordinates that the budget is spent on.
 
+    Gradients of one format on one GPU, with one price per tensor, are selected from where they are, and the
+    masks stay there (``on_gpu``); all others are copied to the host. The choice is the same.
+
     Args:
         gradients: gradient by tensor name, float64, float32, bfloat16 or float16.
         costs: joules per coordinate by tensor name: one number, or a tensor that broadcasts to the shape of
@@ -203,7 +206,9 @@ def _on_host(
 
 
 def _on_gpu(passes: GpuPasses, limits: Limits, at_least: float, last_threshold: float | None) -> _Chosen:
-    found = find_prefix(passes, limits, at_least=at_least, last=last_threshold)
+    # Kernels start on the current GPU, which need not be the one that holds the gradient.
+    with torch.cuda.device_of(passes.words):  # type: ignore[no-untyped-call]
+        found = find_prefix(passes, limits, at_least=at_least, last=last_threshold)
     masks = {
         name: DeviceMask(bits=passes.words_of(number), shape=shape, kept=kept)
         for number, (name, shape, kept) in enumerate(
