@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from calibration_data.errors import InvalidFileError, UsageError
 
@@ -21,6 +21,12 @@ MAX_SHOWN = 200
 """Characters of a field name or message that are shown; both can come from a hostile file."""
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+class Frozen(BaseModel):
+    """A part of a file: it cannot be changed, its numbers are finite, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

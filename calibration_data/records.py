@@ -13,7 +13,6 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -21,6 +20,7 @@ from pydantic import (
     PositiveInt,
 )
 
+from calibration_data.files import Frozen
 from calibration_data.quantities import CounterSpec, MemoryHierarchy, Work
 from calibration_data.terms import POWER_TERMS, TERMS
 
@@ -44,11 +44,7 @@ def _only_operations(amounts: dict[str, float]) -> dict[str, float]:
 WorkAmounts = Annotated[dict[Name, NonNegativeFloat], AfterValidator(_only_operations)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Window(_Frozen):
+class Window(Frozen):
     """One measurement window as it was read.
 
     Attributes:
@@ -70,7 +66,7 @@ class Window(_Frozen):
     notes: tuple[Text, ...] = ()
 
 
-class DeviceFingerprint(_Frozen):
+class DeviceFingerprint(Frozen):
     """What a device is; records are combined into one model only where this agrees.
 
     Attributes:
@@ -86,7 +82,7 @@ class DeviceFingerprint(_Frozen):
     memory: MemoryHierarchy
 
 
-class CampaignId(_Frozen):
+class CampaignId(Frozen):
     """Which campaign a record belongs to; ``--resume`` continues only the same one."""
 
     plan: Literal["quick", "full"]
@@ -94,7 +90,7 @@ class CampaignId(_Frozen):
     digest: Name
 
 
-class CalibrationRecord(_Frozen):
+class CalibrationRecord(Frozen):
     """One configuration: its exact work, every raw window, and where they were taken.
 
     Attributes:

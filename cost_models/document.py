@@ -14,9 +14,10 @@ from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, model_validator
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, model_validator
 
 from calibration_data import TERMS, Provenance
+from calibration_data.files import Frozen
 from calibration_data.records import DeviceFingerprint
 
 COST_MODEL_SCHEMA: Final = "calijoule/cost-model"
@@ -38,11 +39,7 @@ _ALLOWED_PROVENANCE: dict[str, frozenset[str]] = {
 }
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Coefficient(_Frozen):
+class Coefficient(Frozen):
     """Cost of one unit of one term.
 
     Attributes:
@@ -88,7 +85,7 @@ class Coefficient(_Frozen):
         return self
 
 
-class Covariance(_Frozen):
+class Covariance(Frozen):
     """Covariance of the identified coefficients, in the product of their units, shape (n, n)."""
 
     names: Annotated[tuple[TermName, ...], Field(max_length=64)]
@@ -116,7 +113,7 @@ class Covariance(_Frozen):
         return self
 
 
-class FamilyDiagnostics(_Frozen):
+class FamilyDiagnostics(Frozen):
     """How well one family of microbenchmarks is described.
 
     Attributes:
@@ -134,7 +131,7 @@ class FamilyDiagnostics(_Frozen):
     reason: Text = ""
 
 
-class HeldOutDiagnostics(_Frozen):
+class HeldOutDiagnostics(Frozen):
     """How well the model predicts one family that no fit uses.
 
     Attributes:
@@ -150,7 +147,7 @@ class HeldOutDiagnostics(_Frozen):
     reason: Text = ""
 
 
-class ToggleBand(_Frozen):
+class ToggleBand(Frozen):
     """How much less work on zeros draws than the same work on random data, for which the costs hold.
 
     Attributes:
@@ -169,7 +166,7 @@ class ToggleBand(_Frozen):
         return self
 
 
-class Diagnostics(_Frozen):
+class Diagnostics(Frozen):
     """How far to trust the fit; empty for a model from the literature.
 
     Attributes:
@@ -211,7 +208,7 @@ class Diagnostics(_Frozen):
     toggle: Annotated[dict[Name, ToggleBand], Field(max_length=1000)] = Field(default_factory=dict)
 
 
-class Validity(_Frozen):
+class Validity(Frozen):
     """Where the model was measured; outside of it a prediction is an extrapolation.
 
     Attributes:
@@ -238,7 +235,7 @@ class Validity(_Frozen):
         return self
 
 
-class CostModelDocument(_Frozen):
+class CostModelDocument(Frozen):
     """One cost model as it is written.
 
     Attributes:

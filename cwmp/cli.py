@@ -182,8 +182,8 @@ def train(
         str | None, typer.Option(help="SuperLink of Flower's config.toml [flower: a simulation here].")
     ] = None,
     round_timeout_s: Annotated[
-        float, typer.Option(min=1, help="How long flower waits for the answers of a round.")
-    ] = 600.0,
+        float | None, typer.Option(min=1, help="How long flower waits for a round [600; simulated: a day].")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -217,7 +217,7 @@ def train(
             model,
             out,
             superlink,
-            round_timeout_s=round_timeout_s,
+            round_timeout_s=round_timeout_s or 600.0,
             resume=resume,
             say=lambda line: print_line(console, line),
         )
@@ -233,7 +233,7 @@ def train(
             device=None if measured_by is None else measured_by.name,
             powercap_root=settings_of(context).powercap_root,
             at_once=workers,
-            round_timeout_s=round_timeout_s,
+            round_timeout_s=round_timeout_s or 86_400.0,
             resume=resume,
             say=lambda line: print_line(console, line),
         )

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -22,7 +20,7 @@ from pydantic import (
 )
 
 from calibration_data import InvalidFileError, UsageError
-from calibration_data.files import describe_validation_error, read_bounded
+from calibration_data.files import Frozen, describe_validation_error, read_bounded
 
 RuleName = Literal["cwmp", "cwmp-l1", "cwmp-block", "topk", "randomk", "threshold", "dense"]
 """Selection rules, described in ``cwmp.selection.rules``; ``dense`` keeps everything and knows no budget."""
@@ -30,7 +28,7 @@ RuleName = Literal["cwmp", "cwmp-l1", "cwmp-block", "topk", "randomk", "threshol
 MAX_CONFIG_BYTES = 1_000_000
 
 
-class TrainingConfig(BaseModel):
+class TrainingConfig(Frozen):
     """One federated training run.
 
     Attributes:
@@ -71,8 +69,6 @@ class TrainingConfig(BaseModel):
             uncertainty tells; 0.5 budgets the expectation.
         seed: of every random draw.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     dataset: str = "digits"
     data_dir: str | None = None

@@ -17,7 +17,6 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -28,7 +27,7 @@ from pydantic import (
 )
 
 from calibration_data import TERMS, Provenance, UsageError
-from calibration_data.files import read_model, write_whole
+from calibration_data.files import Frozen, read_model, write_whole
 from calibration_data.records import DeviceFingerprint
 from cost_models import Estimate
 from cwmp.cost_vector import CostVector
@@ -56,18 +55,14 @@ def _only_terms(amounts: dict[str, float]) -> dict[str, float]:
 Amounts = Annotated[dict[Name, NonNegativeFloat], Field(max_length=len(TERMS)), AfterValidator(_only_terms)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Joules(_Frozen):
+class Joules(Frozen):
     """Joules with their standard uncertainty."""
 
     value: NonNegativeFloat
     standard_uncertainty: NonNegativeFloat
 
 
-class BlockEntry(_Frozen):
+class BlockEntry(Frozen):
     """A price in two parts: open_j for a line with anything kept in it, element_j for each kept element."""
 
     line_coordinates: PositiveInt
@@ -75,7 +70,7 @@ class BlockEntry(_Frozen):
     element_j: NonNegativeFloat
 
 
-class WorkEntry(_Frozen):
+class WorkEntry(Frozen):
     """Exact amounts by term, the seconds of the power terms included.
 
     Attributes:
@@ -89,7 +84,7 @@ class WorkEntry(_Frozen):
     fixed: Amounts
 
 
-class TensorEntry(_Frozen):
+class TensorEntry(Frozen):
     """Costs of one tensor.
 
     Attributes:
@@ -119,7 +114,7 @@ class TensorEntry(_Frozen):
     work: WorkEntry
 
 
-class LinkEntry(_Frozen):
+class LinkEntry(Frozen):
     """What sends, and what that costs.
 
     Attributes:
@@ -139,7 +134,7 @@ class LinkEntry(_Frozen):
     source: Text
 
 
-class GainEntry(_Frozen):
+class GainEntry(Frozen):
     """Share of the squared norm kept at one budget, for Laplace gradients of equal scale in all tensors.
 
     Attributes:
@@ -157,7 +152,7 @@ class GainEntry(_Frozen):
     second_order_gain: NonNegativeFloat
 
 
-class CostsDocument(_Frozen):
+class CostsDocument(Frozen):
     """One cost vector as it is written.
 
     Attributes:

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     PositiveFloat,
@@ -19,7 +17,7 @@ from pydantic import (
 )
 
 from calibration_data import TERMS, MemoryHierarchy, UsageError
-from calibration_data.files import read_model
+from calibration_data.files import Frozen, read_model
 from calibration_data.terms import POWER_TERMS
 
 MAX_FILE_BYTES = 1_000_000
@@ -40,11 +38,7 @@ _DEFAULT_RATES_PER_CORE = {
 }
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class SimulatedSensorSpec(_Strict):
+class SimulatedSensorSpec(Frozen):
     """How the simulated sensor shows the device's power.
 
     Attributes:
@@ -68,7 +62,7 @@ class SimulatedSensorSpec(_Strict):
     drift_rel_per_h: Annotated[float, Field(ge=-0.5, le=0.5)] = 0.0
 
 
-class Fault(_Strict):
+class Fault(Frozen):
     """Something that goes wrong with a domain (or the device, for ``throttle``) at a virtual time.
 
     ``read_error`` fails one read, ``vanish`` and ``permission`` every read from then on; ``stuck`` stops the
@@ -81,7 +75,7 @@ class Fault(_Strict):
     domain: str | None = None
 
 
-class SimulatedDeviceSpec(_Strict):
+class SimulatedDeviceSpec(Frozen):
     """A simulated device as its file describes it.
 
     Attributes:

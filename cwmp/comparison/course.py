@@ -11,18 +11,13 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict
-
+from calibration_data.files import Frozen
 from cwmp.comparison.seed_statistics import SeedMean, seed_mean
-from cwmp.training.run_record import RoundReport
+from cwmp.training.round_record import RoundReport
 
 TARGET_STEP = 0.05
 LEAST_TARGET = 0.5
 """Targets are multiples of the step, from this part of the highest accuracy up to it."""
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +51,7 @@ class RunCourse:
         return None
 
 
-class Course(_Frozen):
+class Course(Frozen):
     """All seeds of a contender by round.
 
     Attributes:
@@ -72,7 +67,7 @@ class Course(_Frozen):
     retained: tuple[SeedMean, ...]
 
 
-class Reached(_Frozen):
+class Reached(Frozen):
     """Whether an accuracy was reached, and for what.
 
     Attributes:

@@ -12,10 +12,10 @@ import json
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from calibration_data import InvalidFileError, Provenance
-from calibration_data.files import parse_model, read_bounded
+from calibration_data.files import Frozen, parse_model, read_bounded
 from cost_models.migrations import migrate
 from cwmp.comparison.course import Course, Reached
 from cwmp.comparison.migrations import STEPS
@@ -29,11 +29,7 @@ COMPARISON_SCHEMA_VERSION: Final = 2
 MAX_COMPARISON_BYTES = 200_000_000
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Entry(_Frozen):
+class Entry(Frozen):
     """One contender at one budget of one variant, over all seeds that finished.
 
     Attributes:
@@ -97,7 +93,7 @@ class Entry(_Frozen):
         return self.contender.label
 
 
-class PairedTest(_Frozen):
+class PairedTest(Frozen):
     """``cwmp`` against a rival at the same joules.
 
     Attributes:
@@ -114,7 +110,7 @@ class PairedTest(_Frozen):
     difference: Difference
 
 
-class VariantReport(_Frozen):
+class VariantReport(Frozen):
     """What contenders trained under.
 
     Attributes:
@@ -130,14 +126,14 @@ class VariantReport(_Frozen):
     price_provenance: Provenance
 
 
-class FailedRun(_Frozen):
+class FailedRun(Frozen):
     """A run that is in no entry."""
 
     run: str
     reason: str
 
 
-class ComparisonReport(_Frozen):
+class ComparisonReport(Frozen):
     """What a comparison found.
 
     Attributes:

@@ -15,7 +15,8 @@ from cwmp.comparison.course import RunCourse, accuracy_targets, mean_course, mea
 from cwmp.comparison.document import Entry, PairedTest, VariantReport
 from cwmp.comparison.plan import CWMP, Contender, PlannedRun, Variant
 from cwmp.comparison.seed_statistics import Difference, corrected, paired_difference, seed_mean
-from cwmp.training.run_record import RunReport, sum_or_none
+from cwmp.training.phase_energy import sum_or_none
+from cwmp.training.run_record import RunReport
 
 ON_DEVICE: tuple[Phase, ...] = ("select", "pack", "apply")
 """Phases inside every boundary; the link has no sensor."""

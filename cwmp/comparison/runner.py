@@ -32,9 +32,10 @@ from calibration_data.files import read_bounded, read_model
 from cost_models import CostModel, load_cost_model
 from cwmp.comparison.plan import PlannedRun
 from cwmp.training.local_training import single_thread
+from cwmp.training.round_record import RoundReport
 from cwmp.training.run import train
 from cwmp.training.run_files import CONFIG, COST_MODEL, MAX_FILE_BYTES, ROUNDS, SUMMARY
-from cwmp.training.run_record import RoundReport, RunIdentity
+from cwmp.training.run_record import RunIdentity
 from profiler.device import Device
 
 OpenDevice = Callable[[CostModel], Device | None]

@@ -18,9 +18,10 @@ import statistics
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from scipy.stats import t as student
 
+from calibration_data.files import Frozen
 from cost_models.uncertainty import student_t
 
 LEVEL = 0.05
@@ -31,7 +32,7 @@ Outcome = Literal["ahead", "behind", "tie", "equal", "unknown"]
 """``equal``: no seed differs at all; ``unknown``: too few seeds to tell."""
 
 
-class SeedMean(BaseModel):
+class SeedMean(Frozen):
     """A mean over seeds.
 
     Attributes:
@@ -39,13 +40,11 @@ class SeedMean(BaseModel):
         half_width: of its 95 % interval; None of a single seed.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     mean: float
     half_width: float | None = Field(default=None, ge=0)
 
 
-class Difference(BaseModel):
+class Difference(Frozen):
     """What one contender's accuracy is above another's, paired by seed.
 
     Attributes:
@@ -56,8 +55,6 @@ class Difference(BaseModel):
         p_holm: the same after Holm's correction for all tests of the family.
         outcome: what the interval says of this pair alone.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     mean: float
     half_width: float | None

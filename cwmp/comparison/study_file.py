@@ -26,10 +26,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from calibration_data import InvalidFileError, UsageError
-from calibration_data.files import describe_validation_error, read_bounded
+from calibration_data.files import Frozen, describe_validation_error, read_bounded
 from cost_models import CostModel
 from cost_models.store import PUBLISHED_PREFIX
 from cwmp.comparison.plan import Variant
@@ -42,7 +42,7 @@ ASSUME = "assume"
 LoadModel = Callable[[str, Mapping[str, float]], CostModel]
 
 
-class StudyFile(BaseModel):
+class StudyFile(Frozen):
     """A comparison as its file describes it; what is absent is taken from the command line.
 
     Attributes:
@@ -54,8 +54,6 @@ class StudyFile(BaseModel):
         variant: tables of settings, each with a ``name`` and, where it has its own, ``cost_model`` and
             ``assume``.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     rules: tuple[str, ...] | None = None
     budgets_j: tuple[float, ...] | None = None

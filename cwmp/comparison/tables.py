@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from calibration_data.files import write_whole
 from cwmp.budget import PHASES
 from cwmp.comparison.plan import AXES, PlannedRun
-from cwmp.training.run_record import WALL_CLOCK_FIELDS, RoundReport, RunIdentity, RunReport
+from cwmp.training.round_record import WALL_CLOCK_FIELDS, RoundReport
+from cwmp.training.run_record import RunIdentity, RunReport
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,7 +18,8 @@ from calibration_data.files import describe_validation_error
 from cwmp.budget import PHASES
 from cwmp.flower.protocol import Answer, ClientAccount
 from cwmp.training.client_round import ClientResult
-from cwmp.training.run_record import ClientReport, RunIdentity
+from cwmp.training.round_record import ClientReport
+from cwmp.training.run_record import RunIdentity
 from cwmp.training.sparse_update import decode
 
 MAX_ANSWER_CHARACTERS = 4_000_000

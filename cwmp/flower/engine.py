@@ -33,8 +33,9 @@ from cwmp.flower.run_log import (
 )
 from cwmp.flower.shared_counters import host_energies, told_apart
 from cwmp.training.client_round import ClientResult, Weights
+from cwmp.training.round_record import DroppedClient
 from cwmp.training.run_files import CONFIG, MAX_FILE_BYTES, ROUNDS, read_rounds
-from cwmp.training.run_record import DroppedClient, RunIdentity
+from cwmp.training.run_record import RunIdentity
 from cwmp.training.sparse_update import SparseUpdate, encode, flatten
 
 POLL_S = 0.2
@@ -157,26 +158,25 @@ class FlowerEngine:
             for client, node in asked.items()
         ]
         ids = self._grid.push_messages(messages) if messages else ()
-        waiting = {
-            message_id: client
-            for message_id, client in zip(ids, asked, strict=True)
-            if message_id is not None
-        }
-        return self._waited_for(waiting, asked)
+        # Flower returns None for a message that could not be sent, and nothing if none could.
+        sent = zip(ids, asked, strict=False)
+        return self._waited_for({key: client for key, client in sent if key is not None}, asked)
 
     def _waited_for(self, waiting: dict[str, int], asked: Mapping[int, int]) -> dict[int, Message]:
         replies: dict[int, Message] = {}
         now = self._clock()
         deadline, look = now + self._timeout_s, now + LOOK_S
         while waiting and self._clock() < deadline:
+            # Looked for before the replies are: a node may answer and go.
+            connected = set(asked.values())
+            if self._clock() > look:
+                look = self._clock() + LOOK_S
+                connected &= set(self._grid.get_node_ids())
             for reply in self._grid.pull_messages(list(waiting)):
                 client = waiting.pop(reply.metadata.reply_to_message_id, None)
                 if client is not None:
                     replies[client] = reply
-            if self._clock() > look:
-                look = self._clock() + LOOK_S
-                connected = set(self._grid.get_node_ids())
-                waiting = {key: client for key, client in waiting.items() if asked[client] in connected}
+            waiting = {key: client for key, client in waiting.items() if asked[client] in connected}
             if waiting:
                 self._sleep(POLL_S)
         return replies

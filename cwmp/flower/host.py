@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import math
 import os
 import tempfile
@@ -11,10 +12,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from calibration_data import total_domains
+from calibration_data import MeasurementError, NoUsableSensorError, total_domains
 from cwmp.flower.windows import HostWindow
 from profiler.device import Device
 from profiler.sensors.base import Reading
+
+log = logging.getLogger(__name__)
 
 MAX_POWER_W = 1000.0
 """No domain draws more: a window in which it could have wrapped its counter has no joules."""
@@ -85,23 +88,14 @@ class HostWindows:
         self._before: Sequence[Reading] = ()
 
     def open(self) -> None:
-        """Read the counters at the first edge.
-
-        Raises:
-            SensorReadError: a counter could not be read.
-        """
-        self._before = [sensor.read() for sensor in self._sensors]
+        """Read the counters at the first edge; without them there are no windows."""
+        self._before = self._read()
 
     def close(self) -> tuple[HostWindow, ...]:
-        """Read the counters at the second edge: one window for each domain of the total.
-
-        Raises:
-            SensorReadError: a counter could not be read.
-        """
-        host = boot_id()
-        windows = []
-        for sensor, before in zip(self._sensors, self._before, strict=True):
-            after = sensor.read()
+        """Read the counters at the second edge: one window for each domain of the total."""
+        host, afterwards = boot_id(), self._read()
+        windows: list[HostWindow] = []
+        for sensor, before, after in zip(self._sensors, self._before, afterwards, strict=False):
             most_uj = (after.time_ns - before.time_ns) * 1e-3 * MAX_POWER_W
             ranges_uj = {spec.domain: spec.range_uj for spec in sensor.specs}
             windows += [
@@ -118,3 +112,11 @@ class HostWindows:
                 if most_uj < (ranges_uj[domain] or math.inf)
             ]
         return tuple(windows)
+
+    def _read(self) -> Sequence[Reading]:
+        """All counters now; none if one of them cannot be read, which costs the joules and not the round."""
+        try:
+            return [sensor.read() for sensor in self._sensors]
+        except (MeasurementError, NoUsableSensorError) as error:
+            log.warning("The counters of this machine were not read: %s", error)
+            return ()

@@ -9,24 +9,32 @@ dependencies, and calijoule is installed wherever it runs.
 
 from __future__ import annotations
 
+import ctypes
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from types import FrameType
 
 from calibration_data import CalijouleError, UsageError
 from calibration_data.files import write_whole
 
 CONNECTION = "calijoule"
-INSTALL = "pip install 'calijoule[flower]'"
+INSTALL = "In the checkout: pip install -c constraints.txt '.[flower]'"
+COMPLETED = "finished:completed"
+STARTED = re.compile(r"started run (\d+)")
 START_S = 120.0
 END_S = 15.0
 
@@ -68,7 +76,7 @@ def simulate(app: Path, home: Path, *, clients: int, at_once: int, say: Callable
     Raises:
         FlowerError: the SuperLink could not be started, or the run could not.
     """
-    with _super_link(home) as address:
+    with _ended_by_signals(), _super_link(home) as address:
         _connect(home, address)
         size = f"num-supernodes={clients} client-resources-num-cpus=1 init-args-num-cpus={at_once}"
         command = ["flwr", "run", str(app), CONNECTION, "--federation-config", size, "--stream"]
@@ -76,7 +84,7 @@ def simulate(app: Path, home: Path, *, clients: int, at_once: int, say: Callable
 
 
 def deploy(app: Path, connection: str, *, say: Callable[[str], None]) -> None:
-    """Run an app on a SuperLink that is running.
+    """Run an app on a SuperLink that is running, and wait for its end.
 
     Args:
         app: folder with the app's pyproject.toml.
@@ -84,9 +92,46 @@ def deploy(app: Path, connection: str, *, say: Callable[[str], None]) -> None:
         say: gets what the programs print, line by line.
 
     Raises:
-        FlowerError: the run could not be started.
+        FlowerError: the run could not be started, could not be followed to its end, or failed.
     """
-    _follow(["flwr", "run", str(app), connection, "--stream"], _environment(None), say)
+    started: list[str] = []
+
+    def hear(line: str) -> None:
+        found = STARTED.search(line)
+        started.extend(found.groups() if found else ())
+        say(line)
+
+    _follow(["flwr", "run", str(app), connection, "--stream"], _environment(None), hear)
+    status = _status(started[0], connection) if started else "not started"
+    if status != COMPLETED:
+        raise FlowerError(f"The run is {status}.", next_step="Look at what Flower printed above.")
+
+
+def _status(run: str, connection: str) -> str:
+    """What the SuperLink says of a run."""
+    command = ["flwr", "list", connection, "--run-id", run, "--format", "json"]
+    listed = subprocess.run(command, env=_environment(None), capture_output=True, text=True, check=False)
+    try:
+        return str(json.loads(listed.stdout)["runs"][0]["status"])
+    except (ValueError, LookupError, TypeError):
+        return "not known to the SuperLink"
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM end what was started, as an interrupt from the keyboard does."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -98,13 +143,23 @@ def _super_link(home: Path) -> Iterator[str]:
     log_file = home / "superlink.log"
     with open(log_file, "wb") as log:
         process = subprocess.Popen(
-            command, env=_environment(home), stdout=log, stderr=log, start_new_session=True
+            command,
+            env=_environment(home),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=_end_with_parent,
         )
     try:
         _wait_until_ready(process, port, log_file)
         yield f"127.0.0.1:{port}"
     finally:
-        _end(process)
+        end(process)
+
+
+def _end_with_parent() -> None:
+    """A killed command cannot end its SuperLink any more, so the kernel does: prctl(2), PR_SET_PDEATHSIG."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log_file: Path) -> None:
@@ -122,18 +177,50 @@ def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log_file: Pat
     )
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a program that we have started in a session of its own, and whatever it has left there."""
+def end(process: subprocess.Popen[bytes], *, patience_s: float = END_S) -> None:
+    """End a program that we have started and all that come from it; they have sessions of their own.
+
+    Args:
+        process: the program.
+        patience_s: how long they may take to end by themselves.
+    """
+    family = _family(process.pid)
     for request in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, request)
-        except ProcessLookupError:
-            break
-        try:
-            process.wait(END_S)
-        except subprocess.TimeoutExpired:
-            continue
+        for member in filter(lives, family):
+            with suppress(ProcessLookupError):
+                os.kill(member, request)
+        deadline = time.monotonic() + patience_s
+        while any(map(lives, family)) and time.monotonic() < deadline:
+            process.poll()
+            time.sleep(0.05)
     process.wait()
+
+
+def _family(ancestor: int) -> list[int]:
+    """A process, its children, theirs, and so on."""
+    children: dict[int, list[int]] = defaultdict(list)
+    for folder in Path("/proc").glob("[0-9]*"):
+        if (state := _state(int(folder.name))) is not None:
+            children[state[1]].append(int(folder.name))
+    family = [ancestor]
+    for member in family:
+        family += children[member]
+    return family
+
+
+def lives(process: int) -> bool:
+    """Whether a process has not ended."""
+    state = _state(process)
+    return state is not None and state[0] not in "ZX"
+
+
+def _state(process: int) -> tuple[str, int] | None:
+    """State and parent of a process, from proc(5)'s stat; None if it is gone."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return fields[0], int(fields[1])
 
 
 def _connect(home: Path, address: str) -> None:
@@ -143,25 +230,23 @@ def _connect(home: Path, address: str) -> None:
 
 def _follow(command: Sequence[str], environment: dict[str, str], say: Callable[[str], None]) -> None:
     """Run a program to its end and hand on what it prints."""
-    process = subprocess.Popen(
+    last = ""
+    with subprocess.Popen(
         command,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-    )
-    assert process.stdout is not None
-    last = ""
-    try:
-        for line in process.stdout:
-            last = line.strip() or last
-            say(line.rstrip("\n"))
-        process.wait()
-    finally:
-        if process.poll() is None:
+    ) as process:
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                last = line.strip("│ \n") if any(map(str.isalpha, line)) else last
+                say(line.rstrip("\n"))
+        except BaseException:
             process.terminate()
-            process.wait()
+            raise
     if process.returncode:
         raise FlowerError(
             f"{' '.join(command[:2])} ended with code {process.returncode}: {last[:300]}.",

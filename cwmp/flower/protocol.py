@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt
 
 from calibration_data import Provenance
+from calibration_data.files import Frozen
 from cwmp.flower.windows import HostWindow
-from cwmp.training.run_record import Cause, ClientReport
+from cwmp.training.round_record import Cause, ClientReport
 
 MAX_REASON = 1000
 
@@ -35,7 +36,7 @@ class Task(BaseModel):
     partition_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class ClientAccount(BaseModel):
+class ClientAccount(Frozen):
     """Where a client ran, beside what it reports.
 
     Attributes:
@@ -50,8 +51,6 @@ class ClientAccount(BaseModel):
         residual: whether the residual that the server asked for was there; ``none``: there is none to have.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     device: Short
     cost_model_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     cost_model_provenance: Provenance
@@ -62,10 +61,8 @@ class ClientAccount(BaseModel):
     residual: Literal["none", "found", "lost"]
 
 
-class Answer(BaseModel):
+class Answer(Frozen):
     """What a client says about its round."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     report: ClientReport
     account: ClientAccount

@@ -50,8 +50,8 @@ class RollCall:
             Message(RecordDict(), node, MessageType.QUERY, ttl=self._answer_s, group_id="roll call")
             for node in new
         ]
-        for message_id, node in zip(self._grid.push_messages(questions) if new else (), new, strict=True):
-            if message_id is not None:
+        for message_id, node in zip(self._grid.push_messages(questions) if new else (), new, strict=False):
+            if message_id is not None:  # Flower could not send it
                 self._asked[message_id] = node
 
     def forget(self, client: int) -> None:

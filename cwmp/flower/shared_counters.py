@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from cwmp.flower.protocol import ClientAccount
 from cwmp.flower.windows import HostEnergy, overlapping, united
-from cwmp.training.run_record import ClientReport, PhaseEnergy
+from cwmp.training.phase_energy import PhaseEnergy
+from cwmp.training.round_record import ClientReport
 from profiler.errors import CounterResetError
 
 log = logging.getLogger(__name__)

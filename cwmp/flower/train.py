@@ -30,7 +30,7 @@ def train_simulated(
     device: str | None = None,
     powercap_root: Path = POWERCAP_ROOT,
     at_once: int = 1,
-    round_timeout_s: float = 600.0,
+    round_timeout_s: float = 86_400.0,
     resume: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> RunReport:

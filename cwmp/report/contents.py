@@ -20,6 +20,7 @@ from cwmp.comparison.compare import COMPARISON as COMPARISON_FILE
 from cwmp.comparison.compare import RUNS
 from cwmp.comparison.document import ComparisonReport, load_comparison
 from cwmp.cost_document import CostsDocument, load_costs
+from cwmp.training.round_record import RoundReport
 from cwmp.training.run_files import (
     CONFIG,
     COST_MODEL,
@@ -30,7 +31,7 @@ from cwmp.training.run_files import (
     read_rounds,
     read_summary,
 )
-from cwmp.training.run_record import RoundReport, RunIdentity, RunReport
+from cwmp.training.run_record import RunIdentity, RunReport
 
 RECORDS = "records.jsonl"
 MODEL = "model.json"

@@ -14,7 +14,8 @@ from cwmp.comparison.plan import VARIANT_ENDS
 from cwmp.report.contents import TrainedRun
 from cwmp.report.plots import Curve
 from cwmp.selection import RULES
-from cwmp.training.run_record import ClientReport, PhaseEnergy, accuracies_of, summed_energy
+from cwmp.training.phase_energy import PhaseEnergy, summed_energy
+from cwmp.training.round_record import ClientReport, accuracies_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,9 +19,10 @@ from cwmp.selection import Rule, select
 from cwmp.selection.budgeted import Choice, select_again, select_within
 from cwmp.training.federation import Federation, local_settings
 from cwmp.training.local_training import LocalUpdate, local_update, single_thread
+from cwmp.training.phase_energy import PhaseEnergy
 from cwmp.training.phase_meter import Seen, SeeWork, Works
 from cwmp.training.phases import client_energy, client_works
-from cwmp.training.run_record import ClientReport, PhaseEnergy
+from cwmp.training.round_record import ClientReport
 from cwmp.training.sparse_update import add_to, decode, encode, pack
 
 Weights = Mapping[str, Tensor]

@@ -15,7 +15,7 @@ from cwmp.errors import NonFiniteGradientError
 from cwmp.training.client_round import ClientResult, Weights, client_round
 from cwmp.training.federation import Federation
 from cwmp.training.local_training import DivergedError
-from cwmp.training.run_record import DroppedClient
+from cwmp.training.round_record import DroppedClient
 
 
 class Engine(Protocol):

@@ -36,8 +36,9 @@ from cwmp.training.client_round import ClientResult, Weights
 from cwmp.training.engine import Engine, LocalEngine
 from cwmp.training.federation import Federation
 from cwmp.training.local_training import DivergedError, evaluate, single_thread, weights_of
+from cwmp.training.phase_energy import summed_energy
 from cwmp.training.residuals import Residuals, ResidualsInMemory
-from cwmp.training.run_record import ClientReport, DroppedClient, RoundReport, summed_energy
+from cwmp.training.round_record import ClientReport, DroppedClient, RoundReport
 from cwmp.training.server_optimizer import optimizer_state, optimizer_step
 from cwmp.training.sparse_update import MeanUpdate, decode, flatten, unflatten
 

@@ -33,7 +33,7 @@ from pydantic import (
 )
 
 from calibration_data import InvalidFileError
-from calibration_data.files import describe_validation_error, read_bounded, write_whole
+from calibration_data.files import Frozen, describe_validation_error, read_bounded, write_whole
 from cost_models import CostModel, load_cost_model, save_cost_model
 from cost_models.store import PUBLISHED_PREFIX
 
@@ -43,7 +43,7 @@ MAX_CLIENTS = 100_000
 _RANGE = re.compile(r"\s*(\d{1,6})\s*(?:-\s*(\d{1,6})\s*)?", re.ASCII)
 
 
-class GroupSettings(BaseModel):
+class GroupSettings(Frozen):
     """One group, as it is in the file.
 
     Attributes:
@@ -55,8 +55,6 @@ class GroupSettings(BaseModel):
         link: as in ``TrainingConfig``; the run's without one.
         device: simulated device that accounts the joules; without one, that of the cost model.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$")]
     clients: tuple[NonNegativeInt, ...]

@@ -28,8 +28,8 @@ from cwmp.cost_vector import CostVector, MaskCost
 from cwmp.op_counts import apply_work, count_touched
 from cwmp.pricing import total_work
 from cwmp.tensors import residence
+from cwmp.training.phase_energy import PhaseEnergy
 from cwmp.training.phase_meter import Seen, Works
-from cwmp.training.run_record import PhaseEnergy
 from profiler.microbenchmark import traffic
 
 ACCUMULATOR_BYTES = 8

@@ -23,6 +23,7 @@ from cwmp.training.federated import run_round
 from cwmp.training.federation import build_federation
 from cwmp.training.fleet import fleet_of_run
 from cwmp.training.probe import expected_gain
+from cwmp.training.round_record import RoundReport
 from cwmp.training.run_files import (
     FLEET,
     ROUNDS,
@@ -35,7 +36,7 @@ from cwmp.training.run_files import (
     write_csv,
 )
 from cwmp.training.run_folder import open_folder, save_state, state_on_disk
-from cwmp.training.run_record import RoundReport, RunReport
+from cwmp.training.run_record import RunReport
 from cwmp.training.run_summary import run_identity, run_report
 from cwmp.training.workers import WorkerEngine
 from profiler.device import Device

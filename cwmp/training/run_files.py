@@ -22,7 +22,8 @@ from typing import Any
 
 from calibration_data import InvalidFileError
 from calibration_data.files import append_line, parse_model, read_bounded, read_model, write_whole
-from cwmp.training.run_record import RoundReport, RunReport
+from cwmp.training.round_record import RoundReport
+from cwmp.training.run_record import RunReport
 
 CONFIG = "config.json"
 COST_MODEL = "cost_model.json"

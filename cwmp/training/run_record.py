@@ -1,198 +1,24 @@
-"""What a run says about itself: one RoundReport per round, and a RunReport once it has finished.
-
-Predicted joules leave idle power out, and measured ones are net of it, so the two can be compared.
-"""
+"""What a run is, decided before its first round: a RunIdentity; and what came of it: a RunReport."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, Final, Literal
+from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt
+from pydantic import ConfigDict, Field, NonNegativeInt
 
 from calibration_data import Provenance
-from cwmp.budget import PHASES, Phase
-from cwmp.config import RuleName, TrainingConfig
+from calibration_data.files import Frozen
+from cwmp.budget import Phase
+from cwmp.config import TrainingConfig
 from cwmp.training.partition import Balancing
+from cwmp.training.phase_energy import PhaseEnergy
+from cwmp.training.round_record import Fraction
 
 RUN_SCHEMA: Final = "calijoule/run"
 RUN_SCHEMA_VERSION: Final = 1
 
-WALL_CLOCK_FIELDS = ("seconds",)
-"""Fields that differ between two runs of one seed; everything else is equal to the bit on one machine, the
-joules of real sensors apart."""
 
-Cause = Literal["diverged", "vanished", "invalid"]
-"""Why a client's update was not used."""
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class PhaseEnergy(_Frozen):
-    """Joules of one phase: of one client and round, or summed.
-
-    Attributes:
-        predicted_j: by the cost model; None if it cannot know, with the reason.
-        predicted_u_j: standard uncertainty of ``predicted_j``.
-        measured_j: by sensors, net of idle power; None with the reason if none saw the phase.
-        measured_u_j: standard uncertainty of ``measured_j`` from ticks, resolution and the idle baseline.
-        provenance: of ``measured_j``: ``measured`` or ``simulated``.
-        replays: executions that shared one window, so that it was long enough for the sensor; 0 if none.
-        reason: why a number is missing.
-    """
-
-    predicted_j: float | None = None
-    predicted_u_j: NonNegativeFloat | None = None
-    measured_j: float | None = None
-    measured_u_j: NonNegativeFloat | None = None
-    provenance: Literal["measured", "simulated"] | None = None
-    replays: NonNegativeInt = 0
-    reason: str | None = None
-
-
-class ClientReport(_Frozen):
-    """What one client did in one round, and what it cost.
-
-    Attributes:
-        client: its number.
-        samples: its training samples.
-        training_loss: mean cross-entropy over its local epochs; None if it is not finite.
-        rule: how coordinates were chosen.
-        budget_j: joules for everything inside the boundary; None for ``dense``, which knows no budget.
-        fixed_j: predicted joules that do not depend on the choice.
-        marginal_j: predicted joules of the kept coordinates, by the lines that they touch.
-        predicted_j: both together.
-        upper_j: what the true joules stay below with the config's confidence; never above ``budget_j``.
-        priced_j: the kept coordinates at the prices of the selection, the budget of the comparisons below.
-        kept: coordinates that were sent.
-        density: kept fraction by tensor.
-        selections: how often prices were adjusted to the densities that came out.
-        squared_norm: Σ g² over all coordinates.
-        retained_squared_norm: Σ g² over those that were sent.
-        topk_retained_squared_norm: what ``topk`` keeps of this very update for ``priced_j`` joules.
-        cwmp_retained_squared_norm: the same for ``cwmp``.
-        payload_bytes: length of the message; what a transport puts around it is not in it.
-        energy: joules by phase.
-    """
-
-    client: NonNegativeInt
-    samples: NonNegativeInt
-    training_loss: float | None
-    rule: RuleName
-    budget_j: float | None
-    fixed_j: float
-    marginal_j: float
-    predicted_j: float
-    upper_j: float
-    priced_j: float
-    kept: NonNegativeInt
-    density: dict[str, Fraction]
-    selections: NonNegativeInt
-    squared_norm: NonNegativeFloat
-    retained_squared_norm: NonNegativeFloat
-    topk_retained_squared_norm: NonNegativeFloat
-    cwmp_retained_squared_norm: NonNegativeFloat
-    payload_bytes: NonNegativeInt
-    energy: dict[Phase, PhaseEnergy]
-
-
-class DroppedClient(_Frozen):
-    """A client whose update was not used in a round; the joules of its training are in no sum.
-
-    Attributes:
-        client: its number.
-        cause: ``diverged``: its update is not finite; ``vanished``: it gave no answer; ``invalid``: what it
-            sent is no update of this network, or it could not take part as it was set up.
-        reason: the same in a sentence.
-    """
-
-    client: NonNegativeInt
-    cause: Cause = "diverged"
-    reason: str
-
-
-class RoundReport(_Frozen):
-    """One federated round.
-
-    Attributes:
-        round: its number, from 1.
-        clients: those that took part, in the order of their numbers.
-        dropped: those whose update was not used.
-        test_accuracy: share of the test samples that the new global model gets right; None where the round
-            was not tested.
-        test_loss: its mean cross-entropy; None if it is not finite, or was not tested.
-        energy: joules by phase, summed over the clients.
-        cumulative_predicted_j: all phases of all rounds so far; None if a phase has no prediction.
-        cumulative_boundary_j: the part inside the boundary of the budget.
-        cumulative_measured_j: by phase, where every execution so far was seen.
-        seconds: wall-clock time of the round.
-    """
-
-    round: int
-    clients: tuple[ClientReport, ...]
-    dropped: tuple[DroppedClient, ...] = ()
-    test_accuracy: Fraction | None
-    test_loss: float | None
-    energy: dict[Phase, PhaseEnergy]
-    cumulative_predicted_j: float | None
-    cumulative_boundary_j: float
-    cumulative_measured_j: dict[Phase, float]
-    seconds: NonNegativeFloat
-
-    @property
-    def progress(self) -> str:
-        """The round in a few words."""
-        if self.test_accuracy is None:
-            return f"round {self.round}"
-        return f"round {self.round}: {self.test_accuracy:.1%} right"
-
-    @property
-    def retained_fraction(self) -> float:
-        """Kept share of the squared norm of all clients' updates."""
-        return _share(self.clients, "retained_squared_norm")
-
-    @property
-    def topk_retained_fraction(self) -> float:
-        """What ``topk`` would have kept for the same joules."""
-        return _share(self.clients, "topk_retained_squared_norm")
-
-    @property
-    def cwmp_retained_fraction(self) -> float:
-        """What ``cwmp`` would have kept for the same joules."""
-        return _share(self.clients, "cwmp_retained_squared_norm")
-
-    def row(self) -> dict[str, Any]:
-        """The round as one row of a table."""
-        row: dict[str, Any] = {
-            "round": self.round,
-            "test_accuracy": self.test_accuracy,
-            "test_loss": self.test_loss,
-            "clients": len(self.clients),
-            "dropped": len(self.dropped),
-            "kept": sum(client.kept for client in self.clients),
-            "payload_bytes": sum(client.payload_bytes for client in self.clients),
-            "budget_j": sum_or_none(client.budget_j for client in self.clients),
-            "boundary_j": sum(client.predicted_j for client in self.clients),
-            "upper_j": sum(client.upper_j for client in self.clients),
-            "retained_fraction": self.retained_fraction,
-            "topk_retained_fraction": self.topk_retained_fraction,
-            "cwmp_retained_fraction": self.cwmp_retained_fraction,
-        }
-        for phase in PHASES:
-            row[f"{phase}_predicted_j"] = self.energy[phase].predicted_j
-            row[f"{phase}_measured_j"] = self.energy[phase].measured_j
-            row[f"{phase}_provenance"] = self.energy[phase].provenance
-        row["cumulative_predicted_j"] = self.cumulative_predicted_j
-        row["cumulative_boundary_j"] = self.cumulative_boundary_j
-        row["seconds"] = self.seconds
-        return row
-
-
-class PartitionReport(_Frozen):
+class PartitionReport(Frozen):
     """How the training samples were shared out; "Dirichlet(0.3)" alone would be no specification.
 
     Attributes:
@@ -218,7 +44,7 @@ class PartitionReport(_Frozen):
     sha256: str
 
 
-class GroupIdentity(_Frozen):
+class GroupIdentity(Frozen):
     """Clients of one kind of device, as ``RunIdentity`` says it of the others.
 
     Attributes:
@@ -244,7 +70,7 @@ class GroupIdentity(_Frozen):
     link: str | None
 
 
-class RunIdentity(_Frozen):
+class RunIdentity(Frozen):
     """What a run is, decided before its first round; a resumed run must be the same in every field.
 
     Attributes:
@@ -270,7 +96,7 @@ class RunIdentity(_Frozen):
     groups: tuple[GroupIdentity, ...] = ()
 
 
-class GroupReport(_Frozen):
+class GroupReport(Frozen):
     """What the clients of one kind of device did in a whole run.
 
     Attributes:
@@ -298,7 +124,7 @@ class GroupReport(_Frozen):
     retained_fraction: float
 
 
-class RunReport(_Frozen):
+class RunReport(Frozen):
     """The summary of a finished run.
 
     Attributes:
@@ -360,49 +186,3 @@ class RunReport(_Frozen):
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, validate_by_name=True, validate_by_alias=True
     )
-
-
-def accuracies_of(rounds: Iterable[RoundReport]) -> list[float]:
-    """Test accuracies of the rounds that were tested, in their order."""
-    return [report.test_accuracy for report in rounds if report.test_accuracy is not None]
-
-
-def summed_energy(parts: Iterable[Mapping[Phase, PhaseEnergy]]) -> dict[Phase, PhaseEnergy]:
-    """Joules by phase of several executions together.
-
-    A sum with a missing part is missing. Predictions share their coefficients, so their uncertainties add
-    linearly; measured windows are independent, so theirs add in quadrature.
-    """
-    listed = list(parts)
-    return {phase: _summed([part[phase] for part in listed]) for phase in PHASES}
-
-
-def _summed(parts: Sequence[PhaseEnergy]) -> PhaseEnergy:
-    reasons = list(dict.fromkeys(part.reason for part in parts if part.reason))
-    provenances = {part.provenance for part in parts if part.provenance}
-    measured = sum_or_none(part.measured_j for part in parts)
-    variance = sum((part.measured_u_j or 0.0) ** 2 for part in parts)
-    return PhaseEnergy(
-        predicted_j=sum_or_none(part.predicted_j for part in parts),
-        predicted_u_j=sum_or_none(part.predicted_u_j for part in parts),
-        measured_j=measured,
-        measured_u_j=None if measured is None else variance**0.5,
-        provenance=provenances.pop() if measured is not None and len(provenances) == 1 else None,
-        replays=sum(part.replays for part in parts),
-        reason="; ".join(reasons) or None,
-    )
-
-
-def sum_or_none(values: Iterable[float | None]) -> float | None:
-    """Sum; None if one of the numbers is missing."""
-    total = 0.0
-    for value in values:
-        if value is None:
-            return None
-        total += value
-    return total
-
-
-def _share(clients: Sequence[ClientReport], field: str) -> float:
-    total = sum(client.squared_norm for client in clients)
-    return sum(getattr(client, field) for client in clients) / total if total else 1.0

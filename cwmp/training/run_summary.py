@@ -17,18 +17,9 @@ from cwmp.predicted_gain import Gain
 from cwmp.pricing import worst_of
 from cwmp.training.engine import LocalEngine
 from cwmp.training.federation import Federation, Group
-from cwmp.training.run_record import (
-    Cause,
-    ClientReport,
-    GroupIdentity,
-    GroupReport,
-    PartitionReport,
-    RoundReport,
-    RunIdentity,
-    RunReport,
-    accuracies_of,
-    summed_energy,
-)
+from cwmp.training.phase_energy import summed_energy
+from cwmp.training.round_record import Cause, ClientReport, RoundReport, accuracies_of
+from cwmp.training.run_record import GroupIdentity, GroupReport, PartitionReport, RunIdentity, RunReport
 from profiler.device import Device
 
 LEFT_OUT: Mapping[Cause, str] = {

@@ -32,7 +32,7 @@ from cwmp.training.engine import LocalEngine, attempt
 from cwmp.training.federation import build_federation
 from cwmp.training.fleet import Fleet
 from cwmp.training.local_training import weights_of
-from cwmp.training.run_record import DroppedClient
+from cwmp.training.round_record import DroppedClient
 from cwmp.training.sparse_update import flatten, unflatten
 from profiler.device import Device
 from profiler.simulated_device import SimulatedDevice

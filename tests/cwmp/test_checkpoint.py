@@ -17,6 +17,7 @@ from cost_models import load_cost_model, save_cost_model
 from cwmp.config import TrainingConfig, training_config
 from cwmp.cost_document import load_costs
 from cwmp.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from cwmp.training.round_record import WALL_CLOCK_FIELDS, RoundReport
 from cwmp.training.run import train
 from cwmp.training.run_files import (
     CHECKPOINT,
@@ -29,7 +30,7 @@ from cwmp.training.run_files import (
     TABLE,
     read_rounds,
 )
-from cwmp.training.run_record import WALL_CLOCK_FIELDS, RoundReport, RunReport
+from cwmp.training.run_record import RunReport
 from profiler.devices import open_device
 
 MODEL = known_cost_model(relative_u=0.02)

@@ -15,8 +15,8 @@ from cwmp.training.client_round import ClientResult, Weights
 from cwmp.training.engine import LocalEngine, attempt
 from cwmp.training.federated import initial_state, run_round
 from cwmp.training.federation import Federation, build_federation
+from cwmp.training.round_record import WALL_CLOCK_FIELDS, DroppedClient
 from cwmp.training.run import train
-from cwmp.training.run_record import WALL_CLOCK_FIELDS, DroppedClient
 
 MODEL = known_cost_model(relative_u=0.02)
 

@@ -16,7 +16,7 @@ from cwmp.training.datasets import load_dataset
 from cwmp.training.federated import FederatedState, initial_state, participants, run_round, server_step
 from cwmp.training.federation import Federation, build_federation, local_settings
 from cwmp.training.local_training import DivergedError, batches, local_update, weights_of
-from cwmp.training.run_record import WALL_CLOCK_FIELDS, RoundReport, accuracies_of
+from cwmp.training.round_record import WALL_CLOCK_FIELDS, RoundReport, accuracies_of
 from cwmp.training.sparse_update import MeanUpdate, decode
 from profiler.devices import open_device
 

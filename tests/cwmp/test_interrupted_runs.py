@@ -20,9 +20,9 @@ from fakes.known_costs import known_cost_model
 from calibration_data import InvalidFileError, UsageError
 from cost_models import save_cost_model
 from cwmp.config import TrainingConfig, training_config
+from cwmp.training.round_record import RoundReport
 from cwmp.training.run import train
 from cwmp.training.run_files import CHECKPOINT, CONFIG, RESIDUALS, ROUNDS, SUMMARY, TABLE
-from cwmp.training.run_record import RoundReport
 from profiler.devices import open_device
 
 MODEL = known_cost_model(relative_u=0.02)

@@ -10,6 +10,7 @@ from cwmp.cost_vector import CostVector, cost_vector
 from cwmp.networks import build_network
 from cwmp.selection.budgeted import plan_budget, select_within
 from cwmp.training.local_training import LocalSettings
+from cwmp.training.phase_energy import PhaseEnergy, summed_energy
 from cwmp.training.phase_meter import (
     TICKS_PER_WINDOW,
     NoMeter,
@@ -20,7 +21,6 @@ from cwmp.training.phase_meter import (
     phase_meter,
 )
 from cwmp.training.phases import aggregate_works, client_energy, client_works
-from cwmp.training.run_record import PhaseEnergy, summed_energy
 from cwmp.training.training_work import step_work
 from profiler.simulated_device import SimulatedDevice
 from profiler.simulated_spec import Fault, load_spec

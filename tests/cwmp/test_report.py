@@ -26,8 +26,8 @@ from cwmp.cost_document import costs_document, save_costs
 from cwmp.cost_vector import cost_vector
 from cwmp.networks import build_network
 from cwmp.report import write_report
+from cwmp.training.round_record import accuracies_of
 from cwmp.training.run_files import append_round, read_rounds
-from cwmp.training.run_record import accuracies_of
 from profiler.campaign import run_campaign
 from profiler.devices import open_device
 from profiler.plan import make_plan

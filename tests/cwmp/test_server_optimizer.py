@@ -8,7 +8,7 @@ from calibration_data import UsageError
 from cwmp.config import TrainingConfig, training_config
 from cwmp.training.federated import initial_state, run_round
 from cwmp.training.federation import build_federation
-from cwmp.training.run_record import accuracies_of
+from cwmp.training.round_record import accuracies_of
 from cwmp.training.server_optimizer import optimizer_state, optimizer_step
 
 MEANS = torch.randn(6, 50, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

@@ -14,9 +14,9 @@ from cwmp.config import TrainingConfig, training_config
 from cwmp.training.federated import initial_state, run_round
 from cwmp.training.federation import Federation, build_federation
 from cwmp.training.fleet import Fleet
+from cwmp.training.round_record import WALL_CLOCK_FIELDS
 from cwmp.training.run import train
 from cwmp.training.run_files import CHECKPOINT, RESIDUALS, ROUNDS, read_rounds
-from cwmp.training.run_record import WALL_CLOCK_FIELDS
 from cwmp.training.workers import WorkerEngine, WorkerError
 from profiler.device import Device
 from profiler.devices import open_device

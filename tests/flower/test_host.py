@@ -41,6 +41,17 @@ def test_a_window_in_which_a_counter_may_have_wrapped_has_no_joules(tmp_path: Pa
     assert windows.close() == ()
 
 
+def test_a_counter_that_cannot_be_read_costs_its_joules_alone(tmp_path: Path) -> None:
+    tree = powercap_tree.amd(tmp_path / "powercap")
+    device = open_device("cpu", powercap_root=tree.root)
+    for edge in ("open", "close"):
+        windows = HostWindows(device)
+        tree.energy_file("package-0").write_text("" if edge == "open" else "5")
+        windows.open()
+        tree.energy_file("package-0").write_text("9" if edge == "open" else "")
+        assert windows.close() == ()
+
+
 def test_a_simulated_device_is_nobody_elses(quiet_server: SimulatedDevice) -> None:
     for device in (None, quiet_server):
         windows = HostWindows(device)

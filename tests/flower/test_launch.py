@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
@@ -32,7 +35,7 @@ def test_a_missing_extra_is_called_by_its_name(missing: str, monkeypatch: pytest
     with pytest.raises(UsageError, match="needs the extra flower") as caught:
         launch.check_installed(simulation=True)
     assert missing in caught.value.message
-    assert caught.value.next_step == "pip install 'calijoule[flower]'"
+    assert caught.value.next_step == "In the checkout: pip install -c constraints.txt '.[flower]'"
 
 
 def test_the_app_carries_names_settings_and_costs_and_depends_on_nothing(tmp_path: Path) -> None:
@@ -111,3 +114,29 @@ def test_a_superlink_that_does_not_start_says_why(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(launch.sys, "executable", str(programs / "python"))
     with pytest.raises(launch.FlowerError, match="did not start: no such flag"):
         launch.simulate(tmp_path, tmp_path, clients=1, at_once=1, say=print)
+
+
+DEAF = """
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print(flush=True)
+time.sleep(60)
+"""
+PARENT = f"""
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", {DEAF!r}], start_new_session=True, stdout=subprocess.PIPE)
+child.stdout.readline()
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_whatever_was_started_is_ended() -> None:
+    """A child in a session of its own, which does not care for SIGTERM."""
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        assert launch.lives(child)
+        launch.end(parent, patience_s=0.3)
+        assert parent.returncode == -signal.SIGTERM
+    assert not launch.lives(child)

@@ -16,9 +16,9 @@ from cost_models import save_cost_model
 from cwmp.config import training_config
 from cwmp.flower.run_log import read_flower_rounds
 from cwmp.flower.train import train_simulated
+from cwmp.training.round_record import WALL_CLOCK_FIELDS
 from cwmp.training.run import train
 from cwmp.training.run_files import CHECKPOINT, ROUNDS, SUMMARY, read_rounds, read_summary
-from cwmp.training.run_record import WALL_CLOCK_FIELDS
 from profiler.devices import open_device
 
 pytest.importorskip("flwr", reason="the extra flower is not installed")

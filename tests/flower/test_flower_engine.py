@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -14,19 +16,21 @@ from fakes.known_costs import known_cost_model
 pytest.importorskip("flwr", reason="the extra flower is not installed")
 
 from fake_grid import FakeGrid, FakeTime, answering, failing, honest, silent
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, MetricRecord, RecordDict
 
 from calibration_data import UsageError
 from cost_models import save_cost_model
 from cwmp.config import TrainingConfig, training_config
 from cwmp.flower.engine import FlowerEngine
+from cwmp.flower.failure import read_failure
 from cwmp.flower.messages import KEY, STYPE
 from cwmp.flower.run_log import read_flower_rounds
+from cwmp.flower.server import server_app
 from cwmp.flower.settings import AppSettings
 from cwmp.flower.train import MODULE, write_app
+from cwmp.training.round_record import WALL_CLOCK_FIELDS, RoundReport
 from cwmp.training.run import train
 from cwmp.training.run_files import CHECKPOINT, ROUNDS, read_rounds
-from cwmp.training.run_record import WALL_CLOCK_FIELDS, RoundReport
 
 MODEL = known_cost_model(relative_u=0.02)
 
@@ -102,6 +106,21 @@ def test_the_same_bits_as_here(tmp_path: Path, settings: dict[str, Any]) -> None
     reports, weights = local(tmp_path / "local", run.settings)
     assert told(run.reports()) == reports
     assert same(run.weights(), weights)
+
+
+def test_a_simulation_knows_the_fleet(tmp_path: Path) -> None:
+    """Clients 1 and 2 are boards, with a cost model and a budget of their own."""
+    save_cost_model(tmp_path / "edge.json", known_cost_model("edge-board", relative_u=0.02))
+    fleet = '[[group]]\nname = "boards"\nclients = "1-2"\ncost_model = "edge.json"\nbudget_fraction = 0.05\n'
+    (tmp_path / "fleet.toml").write_text(fleet)
+    run = Run(tmp_path, config(fleet=str(tmp_path / "fleet.toml")), simulation=True)
+    summary = run.train()
+    reports, weights = local(tmp_path / "local", run.settings)
+    assert told(run.reports()) == reports
+    assert same(run.weights(), weights)
+    assert any(
+        note.startswith("Clients 1, 2 chose by a simulated cost model of sim:edge") for note in summary.notes
+    )
 
 
 def test_a_run_that_was_interrupted_goes_on_with_the_residuals_of_its_last_round(tmp_path: Path) -> None:
@@ -244,6 +263,33 @@ def test_a_node_that_is_none_of_the_clients_gets_no_work(run: Run, partition: An
     run.train()
     assert [len(report.clients) for report in run.reports()] == [3, 3, 3]
     assert [kind for node, kind, _ in run.grid.asked if node == 103] == ["query"]
+
+
+def serve(run: Run, **settings: Any) -> None:
+    """What Flower does with the ServerApp."""
+    path = run.app / "settings.json"
+    changed = AppSettings.model_validate_json(path.read_text()).model_copy(update=settings)
+    path.write_text(changed.model_dump_json())
+    context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})
+    server_app(run.app)(run.grid, context)
+
+
+def test_the_server_app_trains(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    serve(run)
+    assert [len(report.clients) for report in run.reports()] == [3, 3, 3]
+    assert capsys.readouterr().out.count(", 3 updates") == 3
+
+
+def test_a_second_server_is_kept_out(run: Run, tmp_path: Path) -> None:
+    run.out.mkdir()
+    descriptor = os.open(run.out, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with pytest.raises(UsageError, match="Another server is at work"):
+        serve(run, failure=str(tmp_path / "failure.json"))
+    assert read_failure(tmp_path / "failure.json").exit_code == 2
+    os.close(descriptor)
+    serve(run)
+    assert len(run.reports()) == 3
 
 
 def hostile(rng: random.Random, content: RecordDict) -> RecordDict:
