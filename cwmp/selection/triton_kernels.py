@@ -28,7 +28,7 @@ def magnitude_at(start: tl.tensor, place: tl.tensor, mask: tl.tensor) -> tl.tens
     return tl.abs(tl.load(start + place, mask=mask, other=0.0).to(tl.float32))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["blocks"])
 def classify(
     addresses: tl.tensor,
     numels: tl.tensor,
@@ -114,7 +114,7 @@ def list_inside(
         tl.store(magnitudes + target, magnitude_at(start, place, listed), mask=listed)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["size"])
 def sample(
     addresses: tl.tensor,
     numels: tl.tensor,
