@@ -21,13 +21,12 @@ from torch import Tensor
 from cwmp.selection import triton_kernels
 from cwmp.selection.bracket import Bracket
 from cwmp.selection.compiled import compiled
-from cwmp.selection.exact import from_units, to_units
 from cwmp.selection.gpu_layout import BLOCK, RUN, WORD_BITS, layout_of, runs_of
-from cwmp.selection.gpu_sample import SHARES, Sample, bracket_of, in_shares, share_of
+from cwmp.selection.gpu_listed import Prices, Ranked, end_of
+from cwmp.selection.gpu_sample import Sample, bracket_of
 from cwmp.selection.lanes import as_real
 from cwmp.selection.limits import Limits
 from cwmp.selection.mask_bits import unpacked
-from cwmp.selection.prefix import FEW, affordable
 from cwmp.selection.rules import MAGNITUDE_PER_JOULE, SQUARE_PER_JOULE
 from cwmp.selection.scores import score_of
 from cwmp.selection.search import Found
@@ -63,7 +62,7 @@ class GpuPass:
     """What a pass found; numbers by tensor.
 
     Attributes:
-        kept: above the bracket.
+        kept_by_tensor: above the bracket.
         inside: inside the bracket.
         wrong: not finite.
         total_squared: Σ g² of all that are finite.
@@ -71,7 +70,8 @@ class GpuPass:
         absolute: Σ |g| of the kept, if it was asked for.
         kept_units: exact cost of the kept.
         listed: whether there is room to list the inside.
-        ends: running sum of the inside by block, on the device.
+        counts: of the inside by block, on the device.
+        ends: their running sum.
         inside_words: their mask, on the device.
     """
 
@@ -93,26 +93,6 @@ class GpuPass:
         return sum(self.kept_by_tensor)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Ranked:
-    """A list by (score descending, index ascending), on the device; shapes (listed,)."""
-
-    scores: Tensor
-    slots: Tensor
-    magnitudes: Tensor
-    tensors: Tensor
-
-
-@dataclass(frozen=True, kw_only=True)
-class _End:
-    """Where the affordable part of a list ends."""
-
-    length: int
-    units: int
-    counts: Indices
-    threshold: float | None
-
-
 class GpuPasses:
     """Passes over one update; its masks are one long array of words on the device.
 
@@ -128,15 +108,13 @@ class GpuPasses:
         self.gradients = [_aligned(gradient.detach().reshape(-1)) for gradient in gradients.values()]
         self.device = self.gradients[0].device
         self.kind = kind
-        self.prices = np.array(prices)
-        self.price_units = [to_units(price) for price in prices]
         self.sizes = tuple(gradient.numel() for gradient in self.gradients)
         self.layout = layout_of(self.sizes, self.device)
         self.words = self._new((self.layout.blocks * BLOCK // WORD_BITS,), torch.int32)
         self.absolute = 0.0
         addresses = [gradient.data_ptr() for gradient in self.gradients]
         self._addresses = torch.tensor(addresses, dtype=torch.int64, device=self.device)
-        self._prices = torch.tensor(prices, dtype=torch.float64, device=self.device)
+        self.prices = Prices.of(prices, self.device)
         self._element = triton_kernels.ELEMENTS[self.gradients[0].dtype]
 
     @property
@@ -169,11 +147,11 @@ class GpuPasses:
             sampled=SAMPLED_PER_PROGRAM,
         )
         power = {SQUARE_PER_JOULE: -0.5, MAGNITUDE_PER_JOULE: -1.0}.get(self.kind, 0.0)
-        scales = (self._prices**power).to(torch.float32)[runs.tensors]
+        scales = (self.prices.on_device**power).to(torch.float32)[runs.tensors]
         sampled = Sample(
             values=magnitudes * scales[:, None],
             scores_at=lambda at: self._scores(magnitudes.reshape(-1)[at], runs.tensors[at // RUN]),
-            joules=runs.weights * self._prices[runs.tensors],
+            joules=runs.weights * self.prices.on_device[runs.tensors],
             numbers=runs.weights,
             unread=runs.unread,
         )
@@ -184,7 +162,7 @@ class GpuPasses:
         layout, blocks = self.layout, self.layout.blocks
         keys = [
             _lowest_key(self.kind, price, score, beyond)
-            for price in self.prices
+            for price in self.prices.joules.tolist()
             for score, beyond in ((least, False), (most, True))
         ]
         absolute = self.kind == MAGNITUDE_PER_JOULE
@@ -220,7 +198,7 @@ class GpuPasses:
             total_squared=total,
             squared=squared,
             absolute=sum(magnitudes),
-            kept_units=self._units(kept),
+            kept_units=self.prices.units_of(kept),
             listed=int(inside.sum()) <= room,
             counts=counts[1],
             ends=ends[1],
@@ -233,7 +211,7 @@ class GpuPasses:
         if not any(result.inside):
             return self._found(result, counts, result.kept_units, 0.0, 0.0, None, passes)
         ranked = self._ranked(result)
-        end = self._end(ranked, limits, result)
+        end = end_of(ranked, self.prices, limits, result.inside, result.kept_units, result.kept)
         slots = ranked.slots[: end.length]
         # Each bit is added once, to a word that lacks it.
         bits = (torch.ones_like(slots) << slots % WORD_BITS).to(torch.int32)
@@ -251,28 +229,25 @@ class GpuPasses:
         for number, tied in enumerate(result.inside):
             if not tied or threshold is not None:
                 continue
-            room = tied if limits.units is None else (limits.units - units) // self.price_units[number]
+            room = tied if limits.units is None else (limits.units - units) // self.prices.units[number]
             taken = min(tied, room, tied if limits.count is None else limits.count - count)
             if taken:
                 added = self._keep_first(number, result, taken)
                 squared, absolute = squared + added[0], absolute + added[1]
             counts[number] = taken
-            units, count = units + taken * self.price_units[number], count + taken
+            units, count = units + taken * self.prices.units[number], count + taken
             threshold = score if taken < tied else None
         return self._found(result, counts, units, squared, absolute, threshold, passes)
 
     def cheapest_j(self) -> float | None:
         """Joules of the cheapest coordinate that is not zero; None if all are."""
-        priced = zip(self.gradients, self.prices.tolist(), strict=True)
+        priced = zip(self.gradients, self.prices.joules.tolist(), strict=True)
         return min((price for gradient, price in priced if gradient.any()), default=None)
 
     def _new(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=self.device)
 
-    def _units(self, counts: Indices) -> int:
-        return sum(int(count) * units for count, units in zip(counts, self.price_units, strict=True))
-
-    def _ranked(self, result: GpuPass) -> _Ranked:
+    def _ranked(self, result: GpuPass) -> Ranked:
         """List what is inside and sort it; the list is in the order of the index, and the sort is stable."""
         total = sum(result.inside)
         slots, magnitudes = self._new((total,), torch.int64), self._new((total,), torch.float32)
@@ -291,55 +266,14 @@ class GpuPasses:
         )
         tensors = self.layout.tensors[slots // BLOCK]
         scores, order = torch.sort(self._scores(magnitudes, tensors), descending=True, stable=True)
-        return _Ranked(
-            scores=scores, slots=slots[order], magnitudes=magnitudes[order], tensors=tensors[order]
-        )
+        return Ranked(scores=scores, slots=slots[order], magnitudes=magnitudes[order], tensors=tensors[order])
 
     def _scores(self, magnitudes: Tensor, tensors: Tensor) -> Tensor:
         """As ``scores.score_of`` has them, bit for bit."""
         wide = magnitudes.to(torch.float64)
         if self.kind == SQUARE_PER_JOULE:
-            return wide * wide / self._prices[tensors]
-        return wide / self._prices[tensors] if self.kind == MAGNITUDE_PER_JOULE else wide
-
-    def _end(self, ranked: _Ranked, limits: Limits, result: GpuPass) -> _End:
-        """Sums of shares propose where the budget ends, exact sums of a few around it decide."""
-        total = ranked.scores.numel()
-        size = min(FEW, total)
-        begin = self._guess(ranked, limits, result).sub(size // 2).clamp(0, total - size)
-        while True:
-            before = (torch.arange(total, device=self.device) < begin).to(torch.int64)
-            by_tensor = torch.zeros(len(self.sizes), dtype=torch.int64, device=self.device)
-            by_tensor.index_add_(0, ranked.tensors, before)
-            place = begin + torch.arange(size, device=self.device)
-            few = [begin, by_tensor, ranked.tensors[place], ranked.scores[place].view(torch.int64)]
-            first, counts, tensors, scores = np.split(
-                torch.cat(few).cpu().numpy(), np.cumsum([1, len(self.sizes), size])
-            )
-            units, count = result.kept_units + self._units(counts), result.kept + int(counts.sum())
-            scores = scores.view(np.float64)
-            prefix = affordable(scores, self.prices[tensors], units, count, limits)
-            length, at = prefix.also.size, int(first[0])
-            if length == size and at + size < total:
-                begin = (begin + size).clamp(max=total - size)
-            elif length == 0 and at > 0 and not limits.allow(units, count):
-                begin = (begin - size).clamp(min=0)
-            else:
-                counts = counts + np.bincount(tensors[:length], minlength=len(self.sizes))
-                return _End(length=at + length, units=prefix.units, counts=counts, threshold=prefix.threshold)
-
-    def _guess(self, ranked: _Ranked, limits: Limits, result: GpuPass) -> Tensor:
-        """About how many of a list are affordable, shape (1,)."""
-        guess = torch.full((1,), ranked.scores.numel(), device=self.device)
-        if limits.units is not None:
-            total_j = float(self.prices @ np.array(result.inside))
-            room = share_of(limits.budget_j - from_units(result.kept_units), total_j)
-            spent = in_shares(self._prices, total_j)[ranked.tensors].cumsum(0)
-            edge = torch.full((1,), min(room, SHARES * 2 - 1), dtype=torch.int64, device=self.device)
-            guess = torch.searchsorted(spent, edge, right=True)
-        if limits.count is not None:
-            guess = guess.clamp(max=max(limits.count - result.kept, 0))
-        return guess
+            return wide * wide / self.prices.on_device[tensors]
+        return wide / self.prices.on_device[tensors] if self.kind == MAGNITUDE_PER_JOULE else wide
 
     def _keep_first(self, number: int, result: GpuPass, taken: int) -> tuple[float, float]:
         """Keep the first so many of what is inside in one tensor; Σ g² and Σ |g| of these."""

@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from cwmp.selection.bracket import Bracket
+from cwmp.selection.exact import to_units
 from cwmp.selection.gpu_layout import BLOCK, RUN, layout_of, runs_of
+from cwmp.selection.gpu_listed import Prices, Ranked, end_of
 from cwmp.selection.gpu_sample import Sample, bracket_of
 from cwmp.selection.limits import Limits
 from cwmp.selection.mask_bits import all_bits
@@ -148,6 +150,26 @@ def test_the_bracket_of_a_sample_is_as_wide_as_its_deviations_say(share: float) 
     """Of a normal estimate 4 deviations miss 1 in 16,000, half a deviation 6 in 10: 12 to 24 of 30."""
     assert missed(share, 4.0) == 0
     assert 12 <= missed(share, 0.5) <= 24
+
+
+@pytest.mark.parametrize("affordable", [0, 1, 1000, 2999, 3000])
+def test_the_end_of_a_list_is_found_where_shares_of_its_sum_cannot_tell(affordable: int) -> None:
+    """Three thousand coordinates that cost 1e-31 of the list each: the proposal is behind the last one."""
+    cheap, dear = 3000, 10
+    ranked = Ranked(
+        scores=torch.arange(cheap + dear, 0, -1, dtype=torch.float64),
+        slots=torch.arange(cheap + dear),
+        magnitudes=torch.ones(cheap + dear),
+        tensors=torch.tensor([1] * cheap + [0] * dear, dtype=torch.int32),
+    )
+    prices = Prices.of([1.0, 1e-30], CPU)
+    limits = Limits.of(affordable * 1e-30, None)
+    end = end_of(ranked, prices, limits, (dear, cheap), 0, 0)
+    assert (end.length, end.counts.tolist()) == (affordable, [0, affordable])
+    assert end.units == affordable * to_units(1e-30)
+    assert end.threshold == float(ranked.scores[affordable])
+    by_count = end_of(ranked, prices, Limits.of(math.inf, cheap + 4), (dear, cheap), 0, 0)
+    assert (by_count.length, by_count.counts.tolist()) == (cheap + 4, [4, cheap])
 
 
 def test_what_the_kernels_do_not_rank_is_left_to_the_host() -> None:
