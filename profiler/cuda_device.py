@@ -31,7 +31,7 @@ LONGEST_SLICE_S = 2.5e-3
 """Of a duty cycle: many slices in the 25 of each 100 ms that the sensor of a data-centre board sees (arXiv
 2312.02741), which no counter tells."""
 
-NOT_WRITTEN = frozenset({"triad", "chase", "matmul", "sparse-update", "compaction"})
+NOT_WRITTEN = frozenset({"chase", "matmul", "compaction"})
 """Kernels that only CPUs have; a GPU's plan is without them."""
 
 LOST_TO = frozenset({"heat", "heat (hardware)", "hardware slowdown", "power brake", "board limit"})
@@ -185,13 +185,12 @@ class CudaDevice:
 
         Torch's operators take the whole GPU, so networks run on all multiprocessors or not at all.
         """
-        not_written = benchmark.kernel in NOT_WRITTEN or benchmark.data != "random"
         vector_only = benchmark.kernel == "intensity" and benchmark.dtype not in ("fp32", "fp64")
         return (
             benchmark.threads <= self.memory.cores
             and (benchmark.level is None or benchmark.level in self.memory.levels)
             and (benchmark.kernel not in ("fma", "intensity") or benchmark.dtype in self.dtypes)
-            and not (vector_only or not_written)
+            and not (vector_only or benchmark.kernel in NOT_WRITTEN)
             and (benchmark.kernel not in NETWORK_KERNELS or benchmark.threads == self.memory.cores)
         )
 

@@ -16,7 +16,7 @@ from fakes.nvml_library import scripted_nvml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.gpu_campaign import probe
+from benchmarks.gpu_campaign import probe, selection
 from benchmarks.gpu_campaign.analysis import (
     busy_share,
     changes_of,
@@ -153,7 +153,40 @@ def test_a_plan_out_of_time_goes_on_and_leaves_a_model(tmp_path: Path) -> None:
     assert stopped.returncode == 75
     result = command(tmp_path, "quick")
     assert result.returncode == 0, result.stderr
-    assert (tmp_path / "model-quick.json").exists()
+    model = (tmp_path / "model-quick.json").read_text()
+    measured_sparse_updates_are_predicted(tmp_path)
+    # Fitted as it is, after two thirds.
+    records = tmp_path / "records-quick.jsonl"
+    records.write_text("".join(records.read_text().splitlines(keepends=True)[:43]))
+    result = command(tmp_path, "fit")
+    assert result.returncode == 0, result.stderr
+    assert "43 records" in result.stdout
+    assert (tmp_path / "model-quick.json").read_text() != model
+
+
+def measured_sparse_updates_are_predicted(out: Path) -> None:
+    """The simulated GPU does what it is said to cost, so the part must say so."""
+    result = command(out, "sparse")
+    assert result.returncode == 0, result.stderr
+    rows = Rows(out / "sparse.jsonl").rows
+    assert {row["key"].split("-")[2] for row in rows} == {"l2", "dram"}
+    assert max(abs(row["error_rel"]) for row in rows) < 0.15
+    assert all(0 < row["measured_per_kept_j"] < 1e-7 for row in rows)
+
+
+def test_selection_is_timed_beside_topk_and_compared_with_the_host(tmp_path: Path) -> None:
+    """On the CPU the kernels have no place: only that rows are whole and the choice is the same."""
+    settings = Settings(out=tmp_path, device_name="sim:datacenter-gpu", dry_run=True, seconds=60)
+    selection.run(settings)
+    rows = Rows(tmp_path / "selection.jsonl").rows
+    assert [row["key"] for row in rows] == [
+        f"{count} {dtype}" for count in (10_000, 100_000) for dtype in selection.DTYPES
+    ]
+    for row in rows:
+        assert row["as_on_cpu"] is True
+        assert row["kept"] == int(row["key"].split()[0]) // 100
+        assert row["topk_over_cold"] == pytest.approx(row["topk_s"] / row["cold_s"])
+        assert row["cold_in_reads"] == pytest.approx(row["cold_s"] / row["read_at_bandwidth_s"])
 
 
 def test_a_part_that_needs_a_model_says_so(tmp_path: Path) -> None:

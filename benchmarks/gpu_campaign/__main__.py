@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.gpu_campaign import check, heldout, probe, profiling, selection, update
+from benchmarks.gpu_campaign import check, heldout, probe, profiling, selection, sparse, update
 from benchmarks.gpu_campaign.settings import OutOfTimeError, Settings
 from calibration_data import CalijouleError
 
@@ -16,7 +16,9 @@ PARTS: dict[str, Callable[[Settings], None]] = {
     "check": check.run,
     "quick": profiling.run_quick,
     "full": profiling.run_full,
+    "fit": profiling.run_fit,
     "heldout": heldout.run,
+    "sparse": sparse.run,
     "update": update.run,
     "selection": selection.run,
 }

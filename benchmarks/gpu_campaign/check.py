@@ -17,12 +17,12 @@ RUN_S = 0.05
 
 
 def run(settings: Settings) -> None:
-    """Both plans' configurations; those of earlier commands are not repeated."""
+    """Both plans' configurations, the quick one's first; those of earlier commands are not repeated."""
     rows = Rows(settings.file(FILE))
     device = open_device(settings.device_name)
     try:
         points = {
-            point.point: point for name in ("full", "quick") for point in make_plan(device, name).points
+            point.point: point for name in ("quick", "full") for point in make_plan(device, name).points
         }
         for name, point in points.items():
             if name in rows:

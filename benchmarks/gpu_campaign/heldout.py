@@ -17,7 +17,8 @@ def run(settings: Settings) -> None:
     """Each step once; rows of earlier commands are kept."""
     import torch
 
-    from benchmarks.gpu_campaign.networks import resnet18, transformer
+    from benchmarks.gpu_campaign.networks import transformer
+    from cwmp.networks import build_network
     from cwmp.prediction import predict
     from cwmp.prediction.training_step import TrainingStep
 
@@ -29,7 +30,11 @@ def run(settings: Settings) -> None:
     samples = 2 if settings.dry_run else 128
     steps: dict[str, Callable[[], TrainingStep]] = {
         "resnet18-momentum": lambda: TrainingStep(
-            resnet18(), input_shape=(3, 32, 32), batch_size=samples, optimizer="momentum", device=where
+            build_network("resnet18-bn"),
+            input_shape=(3, 32, 32),
+            batch_size=samples,
+            optimizer="momentum",
+            device=where,
         ),
         "transformer-adamw": lambda: TrainingStep(
             transformer(8000),

@@ -2,7 +2,7 @@
 
 from cwmp.selection.blocks import select_blocks
 from cwmp.selection.confident import ConfidentSelection, predicted_j, select_with_confidence
-from cwmp.selection.result import Certificate, Selection, TensorMask
+from cwmp.selection.result import Certificate, DeviceMask, Selection, TensorMask
 from cwmp.selection.rules import RULES, SCORED_RULES, Rule, ScoredRule
 from cwmp.selection.selector import NonFinite, absolute_norms, retained_at, select
 
@@ -11,6 +11,7 @@ __all__ = [
     "SCORED_RULES",
     "Certificate",
     "ConfidentSelection",
+    "DeviceMask",
     "NonFinite",
     "Rule",
     "ScoredRule",

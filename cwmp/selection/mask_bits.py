@@ -55,6 +55,12 @@ def expanded(words: Words, shape: torch.Size) -> Tensor:
     return torch.from_numpy(flat.view(np.bool_)).reshape(shape)
 
 
+def unpacked(words: Tensor, numel: int) -> Tensor:
+    """The same where the words live, which are of torch; shape (numel,)."""
+    bits = torch.arange(8, dtype=torch.uint8, device=words.device)
+    return ((words.view(torch.uint8)[:, None] >> bits) & 1).reshape(-1)[:numel].to(torch.bool)
+
+
 def packed_bits(mask: NDArray[np.bool_]) -> Words:
     """A mask of booleans, shape (numel,), as words."""
     bits = np.packbits(mask, bitorder="little")

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from calibration_data import UsageError
-from cwmp.selection.mask_bits import Words, coordinates_of, expanded
+from cwmp.selection.mask_bits import Words, coordinates_of, expanded, unpacked
 from cwmp.selection.rules import Rule
 
 
@@ -38,6 +39,43 @@ class TensorMask:
     def booleans(self) -> Tensor:
         """True where the coordinate is kept; shape and device of the tensor, one byte per coordinate."""
         return expanded(self.words, self.shape).to(self.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceMask:
+    """The same of a tensor on a GPU; the bits stay there until ``words`` is asked for.
+
+    Attributes:
+        bits: coordinate i, in row-major order, is bit i % 32 of word i // 32; int32, on the device.
+        shape: of the tensor.
+        kept: number of bits that are set.
+    """
+
+    bits: Tensor
+    shape: torch.Size
+    kept: int
+
+    @property
+    def device(self) -> torch.device:
+        """Of the tensor."""
+        return self.bits.device
+
+    @cached_property
+    def words(self) -> Words:
+        """On the host, as ``TensorMask`` has them."""
+        words: Words = self.bits.cpu().numpy().view(np.uint64)
+        return words
+
+    def indices(self) -> Tensor:
+        """The kept coordinates in row-major order, ascending, int64, shape (kept,)."""
+        return self._flat().nonzero().squeeze(1)
+
+    def booleans(self) -> Tensor:
+        """True where the coordinate is kept; shape and device of the tensor, one byte per coordinate."""
+        return self._flat().reshape(self.shape)
+
+    def _flat(self) -> Tensor:
+        return unpacked(self.bits, self.shape.numel())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +126,7 @@ class Selection:
     """
 
     rule: Rule
-    bitmasks: Mapping[str, TensorMask]
+    bitmasks: Mapping[str, TensorMask | DeviceMask]
     budget_j: float
     spent_j: float
     kept: int

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -63,33 +64,80 @@ class Found:
     passes: int
 
 
+class Seen(Protocol):
+    """What a pass over the gradient found."""
+
+    @property
+    def kept_units(self) -> int:
+        """Exact cost of what lies above the bracket."""
+        ...
+
+    @property
+    def kept(self) -> int:
+        """Number of coordinates above the bracket."""
+        ...
+
+    @property
+    def listed(self) -> bool:
+        """Whether every coordinate inside the bracket was listed."""
+        ...
+
+
+S = TypeVar("S", bound=Seen)
+
+
+class Passes(Protocol[S]):
+    """What the search asks of the hardware that holds the gradient."""
+
+    @property
+    def numel(self) -> int:
+        """Number of coordinates of all tensors."""
+        ...
+
+    def proposed(self, limits: Limits, known: Bracket, samples: int, draw: int) -> Bracket:
+        """Where a sample puts the threshold; ``samples`` were taken before."""
+        ...
+
+    def scan(self, least: float, most: float, *, room: int) -> S:
+        """Write the mask of all scores above ``most``, and list those from ``least`` on if there is room."""
+        ...
+
+    def resolved(self, limits: Limits, result: S, passes: int) -> Found:
+        """Keep what is affordable of a list."""
+        ...
+
+    def ties_resolved(self, limits: Limits, result: S, score: float, passes: int) -> Found:
+        """Keep what is affordable of many coordinates with one score, in the order of their index."""
+        ...
+
+
 def find_prefix(
-    scanner: Scanner, limits: Limits, *, at_least: float, last: float | None, draw: int = 1
+    passes_over: Passes[S], limits: Limits, *, at_least: float, last: float | None, draw: int = 1
 ) -> Found:
     """Find the longest affordable prefix by (score descending, index ascending).
 
     Args:
-        scanner: of the update and the score.
+        passes_over: the update and the score.
         limits: of the prefix.
         at_least: lowest score that may be kept.
         last: where the threshold was found last time, if there was a last time.
         draw: seed of the sample.
     """
     known = Bracket(least=at_least, most=math.inf)
-    room = SMALL + int(scanner.numel * ROOM_PER_COORDINATE)
+    room = SMALL + int(passes_over.numel * ROOM_PER_COORDINATE)
     passes, samples = 0, 0
     while True:
-        if scanner.numel <= SMALL:
+        if passes_over.numel <= SMALL:
             tried = known
         elif passes == 0 and last is not None and last > 0 and math.isfinite(last):
             tried = _inside(Bracket(least=last / LAST_ROUND, most=last * LAST_ROUND), known)
         elif samples < SAMPLES:
-            tried = _proposed(scanner, limits, known, samples, draw + samples)
+            tried = passes_over.proposed(limits, known, samples, draw + samples)
             samples += 1
         else:
             middle = _middle(known)
             tried = Bracket(least=middle, most=middle)
-        result = scanner.scan(tried.least, tried.most, room=room)
+        result = passes_over.scan(tried.least, tried.most, room=room)
         passes += 1
         if not limits.allow(result.kept_units, result.kept):
             known = Bracket(least=math.nextafter(tried.most, math.inf), most=known.most)
@@ -98,14 +146,42 @@ def find_prefix(
             known = Bracket(least=known.least, most=tried.most)
             continue
         found = (
-            _resolved(scanner, limits, result, passes)
+            passes_over.resolved(limits, result, passes)
             if result.listed
-            else _ties_resolved(scanner, limits, result, tried.most, passes)
+            else passes_over.ties_resolved(limits, result, tried.most, passes)
         )
         if found.threshold is not None or tried.least <= known.least:
             return found
         # Everything down to the bracket is affordable; the threshold is below.
         known = Bracket(least=known.least, most=math.nextafter(tried.least, 0.0))
+
+
+@dataclass(frozen=True)
+class ScannerPasses:
+    """Passes by the compiled kernels of a CPU."""
+
+    scanner: Scanner
+
+    @property
+    def numel(self) -> int:
+        """Number of coordinates of all tensors."""
+        return self.scanner.numel
+
+    def proposed(self, limits: Limits, known: Bracket, samples: int, draw: int) -> Bracket:
+        """Where a sample puts the threshold."""
+        return _proposed(self.scanner, limits, known, samples, draw)
+
+    def scan(self, least: float, most: float, *, room: int) -> Pass:
+        """One pass in threads."""
+        return self.scanner.scan(least, most, room=room)
+
+    def resolved(self, limits: Limits, result: Pass, passes: int) -> Found:
+        """Keep what is affordable of a list."""
+        return _resolved(self.scanner, limits, result, passes)
+
+    def ties_resolved(self, limits: Limits, result: Pass, score: float, passes: int) -> Found:
+        """Keep what is affordable of many with one score."""
+        return _ties_resolved(self.scanner, limits, result, score, passes)
 
 
 def _proposed(scanner: Scanner, limits: Limits, known: Bracket, samples: int, draw: int) -> Bracket:

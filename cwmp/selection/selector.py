@@ -3,7 +3,8 @@
 Maximise Σ z_i·g_i² under Σ z_i·c_i ≤ B, z_i ∈ {0, 1}: a knapsack. Its linear relaxation is solved by sorting
 on g²/c and taking a prefix (Dantzig, Operations Research 5 (1957) 266), which also bounds how far the prefix
 can be from the best set: by less than the value of the first coordinate left out. Nothing is sorted here:
-the prefix is everything above a threshold λ, which ``search`` finds in about one pass over the gradient.
+the prefix is everything above a threshold λ, which ``search`` finds in about one pass over the gradient:
+on the host, or on the GPU that holds it.
 
 Rules of this module:
 - A ranked rule keeps the longest prefix of the non-zero coordinates of all tensors, by (score descending,
@@ -17,9 +18,10 @@ Rules of this module:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, cast, get_args
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -30,11 +32,15 @@ from cwmp.selection.exact import from_units, sum_units
 from cwmp.selection.limits import Limits
 from cwmp.selection.mask_bits import all_bits
 from cwmp.selection.norms import absolute_sums, cheapest_j
-from cwmp.selection.result import Certificate, Selection, TensorMask
+from cwmp.selection.on_gpu import passes_on_gpu
+from cwmp.selection.result import Certificate, DeviceMask, Selection, TensorMask
 from cwmp.selection.rules import SCORED_RULES, SCORES, Rule, ScoredRule
 from cwmp.selection.scan import Scanner, default_threads
-from cwmp.selection.search import Found, find_prefix
-from cwmp.selection.update import Part, parts_of
+from cwmp.selection.search import Found, ScannerPasses, find_prefix
+from cwmp.selection.update import parts_of
+
+if TYPE_CHECKING:
+    from cwmp.selection.gpu_passes import GpuPasses
 
 NonFinite = Literal["raise", "drop"]
 """What to do about gradients that are NaN, infinite or too large to be squared: refuse, or leave them out."""
@@ -54,6 +60,9 @@ def select(
     threads: int | None = None,
 ) -> Selection:
     """Choose the coordinates that the budget is spent on.
+
+    Gradients of one format on one GPU, with one price per tensor, are selected from where they are, and the
+    masks stay there (``on_gpu``); all others are copied to the host. The choice is the same.
 
     Args:
         gradients: gradient by tensor name, float64, float32, bfloat16 or float16.
@@ -77,19 +86,19 @@ def select(
             is missing or has another shape, or a gradient is of no format that can be ranked.
     """
     _check(rule, budget_j, count, at_least, nonfinite, threads)
-    parts = parts_of(gradients, costs)
-    scored = cast(ScoredRule, "threshold" if rule == "dense" else rule)
-    seed = int(torch.randint(2**62, (), generator=generator)) if rule == "randomk" else 0
-    scanner = Scanner(parts, kind=SCORES[scored], seed=seed, threads=threads or default_threads())
     limits = Limits.of(budget_j, count)
-    if rule == "dense":
-        found = _everything(scanner)
+    passes = passes_on_gpu(gradients, costs, rule)
+    if passes is None:
+        seed = int(torch.randint(2**62, (), generator=generator)) if rule == "randomk" else 0
+        parts = parts_of(gradients, costs)
+        scored = cast(ScoredRule, "threshold" if rule == "dense" else rule)
+        scanner = Scanner(parts, kind=SCORES[scored], seed=seed, threads=threads or default_threads())
+        chosen = _on_host(scanner, limits, rule, at_least or 0.0, last_threshold)
     else:
-        found = find_prefix(scanner, limits, at_least=at_least or 0.0, last=last_threshold)
-    scanner.release()
-    if any(found.wrong) and nonfinite == "raise":
-        raise _refusal(parts, found)
-    return _selection(gradients, scanner, found, rule, budget_j)
+        chosen = _on_gpu(passes, limits, at_least or 0.0, last_threshold)
+    if any(chosen.found.wrong) and nonfinite == "raise":
+        raise _refusal(chosen)
+    return _selection(gradients, chosen, rule, budget_j)
 
 
 def retained_at(
@@ -158,6 +167,57 @@ def _check(
         raise UsageError(f"{threads} threads cannot select.", next_step="Give 1 or more.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Chosen:
+    """What a search found, on whichever hardware.
+
+    Attributes:
+        masks: of the tensors that hold anything.
+        found: in the same order.
+        absolute: Σ |g| of what is kept, when asked for.
+        cheapest_j: joules of the cheapest coordinate that is not zero, when asked for; None if all are.
+    """
+
+    masks: Mapping[str, TensorMask | DeviceMask]
+    found: Found
+    absolute: Callable[[], float]
+    cheapest_j: Callable[[], float | None]
+
+
+def _on_host(
+    scanner: Scanner, limits: Limits, rule: Rule, at_least: float, last_threshold: float | None
+) -> _Chosen:
+    if rule == "dense":
+        found = _everything(scanner)
+    else:
+        found = find_prefix(ScannerPasses(scanner), limits, at_least=at_least, last=last_threshold)
+    scanner.release()
+    parts = scanner.parts
+    masks = {
+        part.name: TensorMask(words=words, shape=part.shape, device=part.device, kept=kept)
+        for part, words, kept in zip(parts, scanner.words, found.kept, strict=True)
+    }
+    return _Chosen(
+        masks=masks,
+        found=found,
+        absolute=lambda: absolute_sums(parts, scanner.words)[1],
+        cheapest_j=lambda: cheapest_j(parts),
+    )
+
+
+def _on_gpu(passes: GpuPasses, limits: Limits, at_least: float, last_threshold: float | None) -> _Chosen:
+    # Kernels start on the current GPU, which need not be the one that holds the gradient.
+    with torch.cuda.device_of(passes.words):  # type: ignore[no-untyped-call]
+        found = find_prefix(passes, limits, at_least=at_least, last=last_threshold)
+    masks = {
+        name: DeviceMask(bits=passes.words_of(number), shape=shape, kept=kept)
+        for number, (name, shape, kept) in enumerate(
+            zip(passes.names, passes.shapes, found.kept, strict=True)
+        )
+    }
+    return _Chosen(masks=masks, found=found, absolute=lambda: passes.absolute, cheapest_j=passes.cheapest_j)
+
+
 def _everything(scanner: Scanner) -> Found:
     """Keep every coordinate that is finite."""
     result = scanner.scan(math.inf, math.inf, room=0)
@@ -183,9 +243,10 @@ def _everything(scanner: Scanner) -> Found:
     )
 
 
-def _refusal(parts: tuple[Part, ...], found: Found) -> NonFiniteGradientError:
+def _refusal(chosen: _Chosen) -> NonFiniteGradientError:
+    found = chosen.found
     named = ", ".join(
-        f"{part.name} ({wrong})" for part, wrong in zip(parts, found.wrong, strict=True) if wrong
+        f"{name} ({wrong})" for name, wrong in zip(chosen.masks, found.wrong, strict=True) if wrong
     )
     return NonFiniteGradientError(
         f"{sum(found.wrong)} gradient coordinates are NaN, infinite or too large to square: {named}.",
@@ -193,16 +254,14 @@ def _refusal(parts: tuple[Part, ...], found: Found) -> NonFiniteGradientError:
     )
 
 
-def _selection(
-    gradients: Mapping[str, Tensor], scanner: Scanner, found: Found, rule: Rule, budget_j: float
-) -> Selection:
+def _selection(gradients: Mapping[str, Tensor], chosen: _Chosen, rule: Rule, budget_j: float) -> Selection:
     empty = all_bits(0)
-    masks = {
+    masks: dict[str, TensorMask | DeviceMask] = {
         name: TensorMask(words=empty, shape=gradient.shape, device=gradient.device, kept=0)
         for name, gradient in gradients.items()
     }
-    for part, words, kept in zip(scanner.parts, scanner.words, found.kept, strict=True):
-        masks[part.name] = TensorMask(words=words, shape=part.shape, device=part.device, kept=kept)
+    masks.update(chosen.masks)
+    found = chosen.found
     threshold = None if rule in ("randomk", "dense") else (found.threshold or 0.0)
     spent_j, kept = from_units(found.units), sum(found.kept)
     return Selection(
@@ -211,46 +270,44 @@ def _selection(
         budget_j=float(budget_j),
         spent_j=spent_j,
         kept=kept,
-        coordinates=scanner.numel,
+        coordinates=sum(gradient.numel() for gradient in gradients.values()),
         retained_squared_norm=found.squared,
         total_squared_norm=found.total_squared,
         threshold=threshold,
-        certificate=_certificate(scanner, found, rule, budget_j - spent_j),
+        certificate=_certificate(chosen, rule, budget_j - spent_j),
         passes=found.passes,
         dropped=sum(found.wrong),
-        warnings=_warnings(scanner.parts, found, rule, budget_j, spent_j, kept),
+        warnings=_warnings(chosen, rule, budget_j, spent_j, kept),
     )
 
 
-def _certificate(scanner: Scanner, found: Found, rule: Rule, rest_j: float) -> Certificate | None:
+def _certificate(chosen: _Chosen, rule: Rule, rest_j: float) -> Certificate | None:
     """The rest of the budget, spent at the score of the first coordinate left out, is the most to gain."""
     if rule not in ("cwmp", "cwmp-l1"):
         return None
-    squares = rule == "cwmp"
-    achieved = found.squared if squares else absolute_sums(scanner.parts, scanner.words)[1]
-    rest = found.threshold * max(rest_j, 0.0) if found.threshold else 0.0
+    squares, threshold = rule == "cwmp", chosen.found.threshold
+    achieved = chosen.found.squared if squares else chosen.absolute()
+    rest = threshold * max(rest_j, 0.0) if threshold else 0.0
     return Certificate(
         measure="squared norm" if squares else "absolute sum", bound=achieved + rest, achieved=achieved
     )
 
 
-def _warnings(
-    parts: tuple[Part, ...], found: Found, rule: Rule, budget_j: float, spent_j: float, kept: int
-) -> tuple[str, ...]:
+def _warnings(chosen: _Chosen, rule: Rule, budget_j: float, spent_j: float, kept: int) -> tuple[str, ...]:
     warnings = []
-    if any(found.wrong):
-        warnings.append(f"{sum(found.wrong)} gradient coordinates are not finite and were left out.")
+    wrong = sum(chosen.found.wrong)
+    if wrong:
+        warnings.append(f"{wrong} gradient coordinates are not finite and were left out.")
     if kept and spent_j > budget_j:
         warnings.append(
             f"{rule} keeps everything and spends {spent_j:.4g} J of a budget of {budget_j:.4g} J."
         )
     elif not kept:
-        warnings.append(_why_nothing(parts, rule, budget_j))
+        warnings.append(_why_nothing(chosen.cheapest_j(), rule, budget_j))
     return tuple(warnings)
 
 
-def _why_nothing(parts: tuple[Part, ...], rule: Rule, budget_j: float) -> str:
-    lowest_j = cheapest_j(parts)
+def _why_nothing(lowest_j: float | None, rule: Rule, budget_j: float) -> str:
     if lowest_j is None:
         return "Every gradient is zero; nothing is kept."
     if budget_j <= 0:

@@ -110,6 +110,20 @@ def parts_of(gradients: Mapping[str, Tensor], costs: Mapping[str, float | Tensor
         InvalidCostError: a cost is zero, negative or not finite.
         UsageError: a gradient is of no format that can be ranked, or a cost is missing or has another shape.
     """
+    parts, offset = [], 0
+    for name, gradient in present_in(gradients, costs).items():
+        parts.append(_part(name, gradient, costs[name], offset))
+        offset += gradient.numel()
+    return tuple(parts)
+
+
+def present_in(gradients: Mapping[str, Tensor], costs: Mapping[str, float | Tensor]) -> Mapping[str, Tensor]:
+    """The tensors that hold anything, after a look at formats and names.
+
+    Raises:
+        EmptyNetworkError: there is no coordinate.
+        UsageError: a gradient is of no format that can be ranked, or a cost is missing.
+    """
     for name, gradient in gradients.items():
         if not (isinstance(gradient, Tensor) and gradient.dtype in FORMATS):
             kind = gradient.dtype if isinstance(gradient, Tensor) else type(gradient).__name__
@@ -129,17 +143,13 @@ def parts_of(gradients: Mapping[str, Tensor], costs: Mapping[str, float | Tensor
             f"There is no cost for {', '.join(missing)}.",
             next_step="Make the cost vector from the same network as the gradients.",
         )
-    parts, offset = [], 0
-    for name, gradient in present.items():
-        parts.append(_part(name, gradient, costs[name], offset))
-        offset += gradient.numel()
-    return tuple(parts)
+    return present
 
 
 def _part(name: str, gradient: Tensor, cost: float | Tensor, offset: int) -> Part:
     integers, read_as, precision = FORMATS[gradient.dtype]
     flat = gradient.detach().cpu().contiguous().reshape(-1)
-    prices, row = _prices(name, gradient, cost)
+    prices, row = prices_of(name, gradient, cost)
     return Part(
         name=name,
         shape=gradient.shape,
@@ -152,8 +162,13 @@ def _part(name: str, gradient: Tensor, cost: float | Tensor, offset: int) -> Par
     )
 
 
-def _prices(name: str, gradient: Tensor, cost: float | Tensor) -> tuple[NDArray[Any], int]:
-    """Prices of rows that are as long as possible, and their length."""
+def prices_of(name: str, gradient: Tensor, cost: float | Tensor) -> tuple[NDArray[Any], int]:
+    """Prices of rows that are as long as possible, and their length.
+
+    Raises:
+        InvalidCostError: a cost is zero, negative or not finite.
+        UsageError: the cost has another shape.
+    """
     if isinstance(cost, (int, float)):
         prices = np.array([cost], dtype=np.float64)
         _check(name, prices)

@@ -96,6 +96,58 @@ def copy(
             tl.store(target + place, value ^ key, mask=place < half)
 
 
+@triton.jit(do_not_specialize=["loops"])
+def triad(
+    elements: tl.tensor,
+    third_lines: tl.tensor,
+    loops: tl.tensor,
+    line_elements: tl.constexpr,
+    block: tl.constexpr,
+    cache: tl.constexpr,
+) -> None:
+    """Write a + s·b of the first two thirds of the share to the last, with another s in each loop."""
+    lane = tl.arange(0, block)
+    third = third_lines * line_elements
+    source = elements + 3 * tl.program_id(0) * third
+    scale = tl.full((), 0.5, tl.float64)
+    for _ in range(loops):
+        scale = -scale
+        for begin in range(0, third, block):
+            place = begin + lane
+            a = tl.load(source + place, mask=place < third, other=0, cache_modifier=cache)
+            b = tl.load(source + third + place, mask=place < third, other=0, cache_modifier=cache)
+            tl.store(source + 2 * third + place, tl.fma(b, scale, a), mask=place < third)
+
+
+@triton.jit(do_not_specialize=["loops"])
+def sparse_update(
+    weights: tl.tensor,
+    indices: tl.tensor,
+    gradients: tl.tensor,
+    share_chunks: tl.tensor,
+    loops: tl.tensor,
+    chunk: tl.constexpr,
+    kept: tl.constexpr,
+    together: tl.constexpr,
+) -> None:
+    """Step the kept weights of each chunk against their gradients, with another sign in each loop.
+
+    Places and gradients are the same in every chunk and stay in registers.
+    """
+    index = tl.load(indices + tl.arange(0, kept))
+    gradient = tl.load(gradients + tl.arange(0, kept))
+    start = weights + tl.program_id(0).to(tl.int64) * share_chunks * chunk
+    rate = tl.full((), 1e-3, tl.float32)
+    for _ in range(loops):
+        rate = -rate
+        for first in range(0, share_chunks, together):
+            number = first + tl.arange(0, together)
+            place = number.to(tl.int64)[:, None] * chunk + index[None, :]
+            inside = (number < share_chunks)[:, None]
+            weight = tl.load(start + place, mask=inside, other=0, cache_modifier=".cg")
+            tl.store(start + place, tl.fma(gradient[None, :], rate, weight), mask=inside)
+
+
 @triton.jit
 def random_line(index: tl.tensor, multiplier: tl.tensor, shift: tl.tensor, mask: tl.tensor) -> tl.tensor:
     """The line that comes ``index``-th in a random order of ``mask + 1`` lines, a power of two.
@@ -161,12 +213,17 @@ def scatter(
         tl.debug_barrier()
 
 
-@triton.jit(do_not_specialize=["rounds"])
-def fma(state: tl.tensor, rounds: tl.tensor, steps: tl.constexpr, block: tl.constexpr) -> None:
-    """Step each element in registers: ``rounds·steps·block`` fused multiply-adds of each program."""
+@triton.jit(do_not_specialize=["rounds", "zeros"])
+def fma(
+    state: tl.tensor, rounds: tl.tensor, zeros: tl.tensor, steps: tl.constexpr, block: tl.constexpr
+) -> None:
+    """Step each element in registers: ``rounds·steps·block`` fused multiply-adds of each program.
+
+    On zeros, if ``zeros`` is 1, with an addend that the compiler does not know either.
+    """
     place = state + tl.program_id(0) * block + tl.arange(0, block)
     x = tl.load(place)
-    addend = tl.full((block,), ADDEND, x.dtype)
+    addend = tl.full((block,), ADDEND, x.dtype) * (1 - zeros)
     for _ in range(rounds):
         for _step in tl.static_range(steps):
             x = tl.fma(x, x, addend)

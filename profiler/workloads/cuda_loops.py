@@ -15,6 +15,7 @@ from torch import Tensor
 from calibration_data import MemoryHierarchy, UsageError
 from profiler.microbenchmark import ELEMENT_BYTES, LAUNCHES_PER_LOOP, Microbenchmark
 from profiler.network_work import ITEMS
+from profiler.sparse_work import FLOAT_BYTES, KEPT, chunk_size, kept_places, period_bytes
 from profiler.workloads import cuda_kernels
 from profiler.workloads.cuda_network import network_step
 from profiler.workloads.cuda_work import (
@@ -35,6 +36,9 @@ SPIN_STEPS = 40_000
 
 WARPS = 32
 """As many threads as a program may have: one program keeps a multiprocessor's memory busy."""
+
+CHUNKS_TOGETHER = 32
+"""Of a sparse update, which a program walks side by side: eight coordinates per thread."""
 
 DOT_WARPS = 8
 SPIN_LANES = 32
@@ -73,6 +77,8 @@ def make_loop(benchmark: Microbenchmark, memory: MemoryHierarchy, *, where: str,
             return _fma(benchmark, generator)
         case "intensity":
             return _intensity(benchmark, memory, generator)
+        case "sparse-update":
+            return _sparse_update(benchmark, memory, generator)
         case "idle":
             raise ValueError("idle runs nothing")
         case kernel if kernel in ITEMS:
@@ -87,8 +93,9 @@ def share_lines(benchmark: Microbenchmark, memory: MemoryHierarchy) -> int:
     """Sectors of each program's share; of the whole working set if it is shared.
 
     Raises:
-        UsageError: the shares are not equal and whole: in sectors; in pairs of them for ``copy``; in a power
-            of two of them for ``gather`` and ``scatter``.
+        UsageError: the shares are not equal and whole: in sectors; in pairs of them for ``copy``; in threes
+            for ``triad``; in a power of two of them for ``gather`` and ``scatter``; in chunks and DRAM rows
+            for ``sparse-update``.
     """
     size = benchmark.working_set_bytes or 0
     walkers = 1 if benchmark.shared else benchmark.threads
@@ -96,8 +103,12 @@ def share_lines(benchmark: Microbenchmark, memory: MemoryHierarchy) -> int:
     whole = rest == 0 and lines > 0
     if benchmark.kernel == "copy":
         whole = whole and lines % 2 == 0
+    if benchmark.kernel == "triad":
+        whole = whole and lines % 3 == 0
     if benchmark.kernel in ("gather", "scatter"):
         whole = whole and lines.bit_count() == 1
+    if benchmark.kernel == "sparse-update":
+        whole = whole and lines * memory.line_bytes % period_bytes(benchmark.density, memory) == 0
     if not whole:
         raise UsageError(
             f"{benchmark.point}: {size} bytes have no equal shares for {benchmark.threads} multiprocessors of"
@@ -133,7 +144,10 @@ def _move(benchmark: Microbenchmark, memory: MemoryHierarchy, generator: torch.G
     line_elements = memory.line_bytes // ELEMENT_BYTES
     programs = benchmark.threads
     total_lines = lines if benchmark.shared else lines * programs
-    elements = random_operands(total_lines * line_elements, torch.int64, generator)
+    dtype = torch.float64 if benchmark.kernel == "triad" else torch.int64
+    elements = random_operands(total_lines * line_elements, dtype, generator)
+    if benchmark.data == "zeros":
+        elements.zero_()
     sums = torch.empty(programs, dtype=torch.int64, device=generator.device)
     grid = (programs,)
     options = {"line_elements": line_elements, "num_warps": WARPS, "num_stages": 1}
@@ -152,6 +166,12 @@ def _move(benchmark: Microbenchmark, memory: MemoryHierarchy, generator: torch.G
             block = block_of(half * line_elements, ELEMENT_BYTES)
             return lambda loops: cuda_kernels.copy[grid](
                 elements, half, loops, block=block, cache=cache, **options
+            )
+        case "triad":
+            third = lines // 3
+            block = block_of(third * line_elements, ELEMENT_BYTES) // 2
+            return lambda loops: cuda_kernels.triad[grid](
+                elements, third, loops, block=block, cache=cache, **options
             )
     shift = max(1, lines.bit_length() // 2)
     block = min(block_of(lines, ELEMENT_BYTES), lines)
@@ -186,9 +206,32 @@ def _intensity(benchmark: Microbenchmark, memory: MemoryHierarchy, generator: to
 
 def _fma(benchmark: Microbenchmark, generator: torch.Generator) -> Loop:
     state = random_operands(benchmark.threads * FMA_BLOCK, DTYPES[benchmark.dtype or ""], generator)
+    zeros = int(benchmark.data == "zeros")
+    if zeros:
+        state.zero_()
     rounds = FMA_STEPS_PER_LOOP // FMA_UNROLLED
     return lambda loops: cuda_kernels.fma[(benchmark.threads,)](
-        state, loops * rounds, steps=FMA_UNROLLED, block=FMA_BLOCK, num_warps=WARPS, num_stages=1
+        state, loops * rounds, zeros, steps=FMA_UNROLLED, block=FMA_BLOCK, num_warps=WARPS, num_stages=1
+    )
+
+
+def _sparse_update(benchmark: Microbenchmark, memory: MemoryHierarchy, generator: torch.Generator) -> Loop:
+    lines, chunk = share_lines(benchmark, memory), chunk_size(benchmark.density)
+    share = lines * memory.line_bytes // FLOAT_BYTES
+    weights = random_operands(share * benchmark.threads, torch.float32, generator)
+    gradients = random_operands(KEPT, torch.float32, generator)
+    places = torch.tensor(kept_places(benchmark.density), dtype=torch.int32, device=generator.device)
+    return lambda loops: cuda_kernels.sparse_update[(benchmark.threads,)](
+        weights,
+        places,
+        gradients,
+        share // chunk,
+        loops,
+        chunk=chunk,
+        kept=KEPT,
+        together=CHUNKS_TOGETHER,
+        num_warps=WARPS,
+        num_stages=1,
     )
 
 

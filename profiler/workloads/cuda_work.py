@@ -3,6 +3,7 @@
     first level    written through: what is stored always goes on to the second level
     second level   takes whole sectors as they come: no line is read before it is overwritten
     a launch       one, however many multiprocessors it reaches
+    sparse update  places and gradients stay in registers; weights pass the first level
     intensity      whole blocks of numbers are stepped, also the lanes beyond the end of a share
     networks       torch operators: each reads its operands once, writes its result once, and is one launch
 
@@ -30,6 +31,7 @@ from profiler.network_work import (
     SAMPLES,
     WEIGHTS,
 )
+from profiler.sparse_work import UPDATE_FLOP, update_amounts
 
 BLOCK_BYTES = 65_536
 """What a multiprocessor reads side by side: enough in flight to fill the memory's latency."""
@@ -101,6 +103,12 @@ def cuda_work_per_loop(benchmark: Microbenchmark, memory: MemoryHierarchy) -> Wo
             return _traffic(memory, benchmark.level, read_bytes=0, written_bytes=size)
         case "copy":
             return _traffic(memory, benchmark.level, read_bytes=size // 2, written_bytes=size // 2)
+        case "triad":
+            third = size // 3
+            moved = _traffic(memory, benchmark.level, read_bytes=2 * third, written_bytes=third)
+            return moved + Work({f"flop_{benchmark.dtype}": 2 * (third // ELEMENT_BYTES)})
+        case "sparse-update":
+            return _sparse_update(benchmark, memory)
         case "scatter":
             moved = _traffic(memory, benchmark.level, read_bytes=size, written_bytes=size)
             return _of_lines(moved, benchmark, element_bytes=2 * lines * ELEMENT_BYTES, lines=lines)
@@ -140,6 +148,16 @@ def _traffic(memory: MemoryHierarchy, level: str | None, *, read_bytes: int, wri
         amounts["byte_dram_read"] = read_bytes
         amounts["byte_dram_write"] = written_bytes
     return Work(amounts)
+
+
+def _sparse_update(benchmark: Microbenchmark, memory: MemoryHierarchy) -> Work:
+    """Each kept coordinate loads and stores its weight; its place and gradient stay in registers."""
+    size = benchmark.working_set_bytes or 0
+    flop, _, line_bytes, rows = update_amounts(benchmark.density, size, memory)
+    kept = flop // UPDATE_FLOP
+    moved = _traffic(memory, benchmark.level, read_bytes=line_bytes, written_bytes=line_bytes)
+    opened = {"line_random_dram": rows} if benchmark.level == "dram" else {}
+    return Work({**moved, "byte_l1": 2 * FLOAT_BYTES * kept, "flop_fp32": flop, **opened})
 
 
 def _of_lines(moved: Work, benchmark: Microbenchmark, *, element_bytes: int, lines: int) -> Work:

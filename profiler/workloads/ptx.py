@@ -65,8 +65,10 @@ def _loop_problem(benchmark: Microbenchmark, loop: list[str]) -> str:
             return "" if read and not written else f"its loop reads {read} and writes {written} bytes"
         case "store":
             return "" if written and not read else f"its loop reads {read} and writes {written} bytes"
-        case "copy" | "scatter":
+        case "copy" | "scatter" | "sparse-update":
             return "" if read == written > 0 else f"its loop reads {read} and writes {written} bytes"
+        case "triad":
+            return "" if read == 2 * written > 0 else f"its loop reads {read} and writes {written} bytes"
         case "intensity":
             return _intensity_problem(benchmark, loop, read)
     if read or written:

@@ -81,9 +81,41 @@ def fma() -> None:
         expected = state.double().clone()
         for _ in range(2 * steps):
             expected = expected * expected - 1.9
-        kernels.fma[GRID](state, 2, steps=steps, block=BLOCK)
+        kernels.fma[GRID](state, 2, 0, steps=steps, block=BLOCK)
         torch.testing.assert_close(state.double(), expected, rtol=tolerance, atol=1e4 * tolerance)
         assert bool((state.abs() < 1.96).all())
+
+
+def fma_on_zeros() -> None:
+    for dtype in (torch.float64, torch.float32):
+        state = torch.zeros(PROGRAMS * BLOCK, dtype=dtype)
+        kernels.fma[GRID](state, 2, 1, steps=4, block=BLOCK)
+        assert not bool(state.any())
+
+
+def triad() -> None:
+    """Two loops end with the second sign of the scale; the sources stay."""
+    data = torch.randn(PROGRAMS * 6 * LINE, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    before = data.clone().view(PROGRAMS, 3, 2 * LINE)
+    kernels.triad[GRID](data, 2, 2, line_elements=LINE, block=BLOCK, cache=".cg")
+    after = data.view_as(before)
+    assert torch.equal(after[:, :2], before[:, :2])
+    torch.testing.assert_close(after[:, 2], before[:, 0] + 0.5 * before[:, 1], rtol=1e-15, atol=1e-15)
+
+
+def sparse_update() -> None:
+    """The kept of every chunk, and no others; chunks that are no multiple of those walked together."""
+    chunk, kept, chunks = 64, 8, 5
+    places = torch.tensor([0, 1, 9, 17, 30, 31, 62, 63], dtype=torch.int32)
+    gradients = torch.linspace(0.5, 1, kept)
+    weights = torch.randn(PROGRAMS * chunks * chunk, generator=torch.Generator().manual_seed(3))
+    before = weights.clone().view(-1, chunk)
+    kernels.sparse_update[GRID](weights, places, gradients, chunks, 1, chunk=chunk, kept=kept, together=4)
+    expected = before.clone()
+    expected[:, places.long()] -= 1e-3 * gradients
+    torch.testing.assert_close(weights.view_as(before), expected, rtol=1e-6, atol=1e-7)
+    kernels.sparse_update[GRID](weights, places, gradients, chunks, 2, chunk=chunk, kept=kept, together=4)
+    torch.testing.assert_close(weights.view_as(before), expected, rtol=1e-6, atol=1e-7)
 
 
 def dot() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from fakes.driven_counters import DrivenCounter, DrivenSensor, ReadingClock, Switched
 from fakes.nvml_library import scripted_nvml
@@ -27,6 +28,7 @@ from profiler.schedule import slowest_tick_s
 from profiler.sensors.nvml import NvmlSensor
 from profiler.sensors.nvml_conditions import GpuConditions
 from profiler.simulated_spec import load_spec
+from profiler.sparse_work import DENSITIES, kept_places, period_bytes
 from profiler.workloads.cuda_work import NETWORK_NUMBERS, cuda_work_per_loop
 
 MEMORY = load_spec("datacenter-gpu").memory
@@ -147,8 +149,10 @@ def test_the_plan_of_a_simulated_gpu_runs_here(device: CudaDevice) -> None:
         "load",
         "store",
         "copy",
+        "triad",
         "gather",
         "scatter",
+        "sparse-update",
         "fma",
         "intensity",
         "launch",
@@ -231,6 +235,35 @@ def test_a_store_reads_nothing_and_always_reaches_the_second_level() -> None:
 def test_a_copy_reads_and_writes_half() -> None:
     copied = cuda_work_per_loop(point("copy", "dram", working_set_bytes=4096), MEMORY)
     assert (copied["byte_dram_read"], copied["byte_dram_write"], copied["byte_l2"]) == (2048, 2048, 4096)
+
+
+def test_a_triad_reads_two_thirds_and_steps_the_third() -> None:
+    work = cuda_work_per_loop(point("triad", "dram", working_set_bytes=108 * 96, dtype="fp64"), MEMORY)
+    third = 108 * 32
+    assert (work["byte_dram_read"], work["byte_dram_write"]) == (2 * third, third)
+    assert work["flop_fp64"] == 2 * third // 8
+
+
+@pytest.mark.parametrize("density", DENSITIES)
+@pytest.mark.parametrize("level", ["l2", "dram"])
+def test_a_sparse_update_counts_the_sectors_and_rows_that_its_places_touch(
+    density: float, level: str
+) -> None:
+    size = 3 * period_bytes(density, MEMORY)
+    work = cuda_work_per_loop(
+        point("sparse-update", level, working_set_bytes=size, dtype="fp32", density=density), MEMORY
+    )
+    kept = np.zeros(size // 4, dtype=bool)
+    kept.reshape(-1, round(256 / density))[:, list(kept_places(density))] = True
+    sectors = 32 * int(kept.reshape(-1, 8).any(axis=1).sum())
+    assert work["flop_fp32"] == 2 * kept.sum()
+    assert work["byte_l1"] == 8 * kept.sum()
+    assert work["byte_l2"] == 2 * sectors
+    if level == "dram":
+        assert work["byte_dram_read"] == work["byte_dram_write"] == sectors
+        assert work["line_random_dram"] == kept.reshape(-1, 256).any(axis=1).sum()
+    else:
+        assert not {"byte_dram_read", "line_random_dram"} & set(work)
 
 
 @pytest.mark.parametrize("kernel", ["load", "gather"])

@@ -14,7 +14,22 @@ CHECKS = Path(__file__).with_name("cuda_kernel_checks.py")
 
 
 @pytest.mark.parametrize(
-    "check", ["load", "store", "copy", "gather", "scatter", "fma", "dot", "intensity", "spin", "every_line"]
+    "check",
+    [
+        "load",
+        "store",
+        "copy",
+        "triad",
+        "gather",
+        "scatter",
+        "sparse_update",
+        "fma",
+        "fma_on_zeros",
+        "dot",
+        "intensity",
+        "spin",
+        "every_line",
+    ],
 )
 def test_kernel_does_what_is_counted(check: str) -> None:
     """Each in a process of its own, for the interpreter is chosen when Triton is imported."""

@@ -99,6 +99,18 @@ def test_a_load_that_was_changed_is_refused(text: str, problem: str) -> None:
         (with_kernel("store"), ["add.s32 %r1, %r1, 1"], False),
         (with_kernel("copy"), ["ld.global.cg.b64 %rd1, [%rd2]", "st.global.b64 [%rd3], %rd1"], True),
         (with_kernel("copy"), ["ld.global.cg.v2.b64 %rd1, [%rd2]", "st.global.b64 [%rd3], %rd1"], False),
+        (
+            with_kernel("triad"),
+            ["ld.global.cg.b64 %rd1, [%rd2]", "ld.global.cg.b64 %rd3, [%rd4]", "st.global.b64 [%rd5], %rd1"],
+            True,
+        ),
+        (with_kernel("triad"), ["ld.global.cg.b64 %rd1, [%rd2]", "st.global.b64 [%rd3], %rd1"], False),
+        (
+            with_kernel("sparse-update"),
+            ["ld.global.cg.b32 %r1, [%rd2]", "st.global.b32 [%rd2], %r1"],
+            True,
+        ),
+        (with_kernel("sparse-update"), ["ld.global.cg.b32 %r1, [%rd2]"], False),
         (with_kernel("spin", level=None), ["xor.b32 %r1, %r1, %r2"] * 3, True),
         (with_kernel("spin", level=None), ["add.s32 %r1, %r1, 1"], False),
         (
@@ -147,8 +159,13 @@ SHAPE = {"line_elements": 4, "block": 8192}
             SHAPE | {"cache": ".cg"},
             32,
         ),
-        (FMA, {"state": "*fp32", "rounds": "i32"}, {"steps": 16, "block": 4096}, 32),
-        (replace(FMA, dtype="fp64"), {"state": "*fp64", "rounds": "i32"}, {"steps": 16, "block": 4096}, 32),
+        (FMA, {"state": "*fp32", "rounds": "i32", "zeros": "i32"}, {"steps": 16, "block": 4096}, 32),
+        (
+            replace(FMA, dtype="fp64"),
+            {"state": "*fp64", "rounds": "i32", "zeros": "i32"},
+            {"steps": 16, "block": 4096},
+            32,
+        ),
         (
             with_kernel("intensity", dtype="fp32", fma_per_element=16),
             {"elements": "*fp32", "sums": "*fp32"} | LINES,
@@ -175,6 +192,22 @@ SHAPE = {"line_elements": 4, "block": 8192}
                 ("int8", "*i8", "*i32", 128),
             )
         ],
+        (
+            with_kernel("triad"),
+            {"elements": "*fp64", "third_lines": "i32", "loops": "i32"},
+            {"line_elements": 4, "block": 4096, "cache": ".cg"},
+            32,
+        ),
+        *[
+            (
+                with_kernel("sparse-update", density=density),
+                {"weights": "*fp32", "indices": "*i32", "gradients": "*fp32"}
+                | {"share_chunks": "i32", "loops": "i32"},
+                {"chunk": round(256 / density), "kept": 256, "together": 32},
+                32,
+            )
+            for density in (0.01, 1.0)
+        ],
         (with_kernel("spin", level=None), {"states": "*i32", "steps": "i32"}, {"block": 32}, 1),
     ],
 )
@@ -196,7 +229,8 @@ def test_compiled_kernels_pass(
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "1")
-    name = "dot" if benchmark.dtype in ("bf16", "fp16", "tf32", "int8") else benchmark.kernel
+    matrices = benchmark.dtype in ("bf16", "fp16", "tf32", "int8")
+    name = "dot" if matrices else benchmark.kernel.replace("-", "_")
     source = ASTSource(
         fn=getattr(cuda_kernels, name),
         signature={**signature, **dict.fromkeys(constants, "constexpr")},
