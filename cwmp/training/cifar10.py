@@ -5,13 +5,14 @@
 
 Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009: 50,000 training and 10,000 test
 images of 32x32 pixels in ten classes. The official files are pickles, which could run any code: they are read
-by an unpickler that builds numpy arrays and Python's own containers, and refuses everything else.
+by an unpickler that builds Python's own containers and what stands for an array, and refuses everything else.
 """
 
 from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -44,6 +45,9 @@ BATCH_FOLDER = "cifar-10-batches-py"
 ARCHIVE = "cifar-10-python.tar.gz"
 MAX_BATCH_BYTES = 64_000_000
 """Twice an official batch."""
+
+NEWEST_PROTOCOL = 4
+"""Of the pickles that are read; the official ones are of protocol 2."""
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
 
@@ -111,17 +115,40 @@ def _joined(batches: Sequence[tuple[Pixels, NDArray[np.int64]]]) -> LabelledImag
     return LabelledImages(labels=labels, read=lambda indices: pixels[indices])
 
 
-_RECONSTRUCT = np.empty(0).__reduce__()[0]
+class _Dtype:
+    """Stands for a number format: its name.
+
+    The rest of a format's state is not read, for it could make numpy take bytes for addresses.
+    """
+
+    def __init__(self, name: object, *options: object) -> None:
+        self.name = name
+
+    def __setstate__(self, state: object) -> None:
+        """Nothing of it is needed."""
+
+
+class _Array:
+    """Stands for a numpy array: what its pickle says of it, not believed yet."""
+
+    def __init__(self, *arguments: object) -> None:
+        self.state: Any = None
+
+    def __setstate__(self, state: object) -> None:
+        """Version, shape, format, whether columns come first, and the bytes."""
+        self.state = state
+
+
 _ALLOWED = {
-    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
+    ("numpy.core.multiarray", "_reconstruct"): _Array,
+    ("numpy._core.multiarray", "_reconstruct"): _Array,
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Dtype,
 }
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Builds numpy arrays and containers; no other name in the file is looked up."""
+    """Builds what stands for arrays, and containers; no other name in the file is looked up."""
 
     def find_class(self, module: str, name: str) -> Any:
         """The object behind a name of the pickle."""
@@ -130,21 +157,40 @@ class _ArrayUnpickler(pickle.Unpickler):
         return _ALLOWED[module, name]
 
 
+def _check_opcodes(data: bytes) -> None:
+    """Refuse a pickle that is torn, or newer than any batch.
+
+    Buffers of protocol 5 are allocated by what they declare, before it is known whether they are there.
+    """
+    if any(opcode.proto > NEWEST_PROTOCOL for opcode, _, _ in pickletools.genops(data)):
+        raise pickle.UnpicklingError(f"its protocol is newer than {NEWEST_PROTOCOL}")
+
+
 def _read_batch(path: Path) -> tuple[Pixels, NDArray[np.int64]]:
     """Pixels, shape (n, 3, 32, 32), and labels, shape (n,), of one official batch."""
     data = read_bounded(path, MAX_BATCH_BYTES)
     try:
+        _check_opcodes(data)
         batch = _ArrayUnpickler(io.BytesIO(data), encoding="bytes").load()
-        pixels, labels = batch[b"data"], np.asarray(batch[b"labels"], dtype=np.int64)
+        array, labels = batch[b"data"], np.asarray(batch[b"labels"], dtype=np.int64)
+        pixels = _bytes_of(array) if isinstance(array, _Array) else None
     except Exception as error:  # A torn or hostile pickle can raise anything.
         raise InvalidFileError(
             path, f"is no whole batch of CIFAR-10 ({error!r})", next_step=f"Unpack {ARCHIVE} again."
         ) from error
-    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape != (len(labels), 3072):
+    if pixels is None or pixels.shape != (len(labels), 3072):
         raise InvalidFileError(path, f"its data are no {len(labels)} images of 3x32x32 bytes")
     if labels.ndim != 1 or labels.size == 0 or labels.min() < 0 or labels.max() >= len(CLASSES):
         raise InvalidFileError(path, f"its labels are not all from 0 to {len(CLASSES) - 1}")
     return pixels.reshape(-1, *IMAGE_SHAPE), labels
+
+
+def _bytes_of(array: _Array) -> Pixels | None:
+    """An array of bytes, row after row; None of any other format."""
+    _, shape, dtype, by_columns, content = array.state
+    if dtype.name not in (b"u1", "u1") or by_columns:
+        return None
+    return np.frombuffer(content, dtype=np.uint8).reshape(shape)
 
 
 def _class_folders(folder: Path, part: str) -> LabelledImages:
