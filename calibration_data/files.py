@@ -7,9 +7,12 @@ Read: bounded in size, and every problem is one line with the name of the field.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -158,5 +161,36 @@ def sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def alone_in(folder: Path, *, other: str, next_step: str) -> Iterator[None]:
+    """Keep every other process that asks for the same out of a folder, which is made if it is not there.
+
+    The lock ends with the process, however it ends.
+
+    Args:
+        folder: to be alone in.
+        other: who has the folder, if somebody has, as in ``Another server is at work``.
+        next_step: what to do then.
+
+    Raises:
+        UsageError: another process has it, or it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise UsageError(
+            f"{folder} cannot be made ({error.strerror}).", next_step="Choose another folder."
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(f"{other} in {folder}.", next_step=next_step) from error
+        yield
     finally:
         os.close(descriptor)

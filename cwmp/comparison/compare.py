@@ -10,15 +10,12 @@ Every rule gets the same budget in every round, so they are compared at equal pr
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from calibration_data import UsageError
-from calibration_data.files import write_whole
+from calibration_data.files import alone_in, write_whole
 from cost_models import CostModel
 from cwmp.comparison.course import run_course
 from cwmp.comparison.document import ComparisonReport, FailedRun
@@ -33,7 +30,6 @@ from profiler.device import Device
 
 RUNS = "runs"
 COMPARISON = "comparison.json"
-LOCK = ".lock"
 
 
 def no_device(model: CostModel) -> Device | None:
@@ -87,7 +83,9 @@ def compare(
         raise UsageError(
             f"{out} exists already.", next_step="Choose another folder, or go on with it: --resume."
         )
-    with _alone(out):
+    with alone_in(
+        out, other="Another comparison is running", next_step="Wait for it, or choose another folder."
+    ):
         failures = make_runs(plans, out / RUNS, open_device=open_device, jobs=jobs, on_progress=on_progress)
         if len(failures) == len(plans):
             raise UsageError(f"No run of the comparison finished: {next(iter(failures.values()))}")
@@ -106,28 +104,6 @@ def compare(
     )
     write_whole(out / COMPARISON, report.model_dump_json(by_alias=True, indent=1) + "\n")
     return report
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Keep every other comparison out of the folder; the lock ends with the process, however it ends."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = os.open(out / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise UsageError(
-            f"{out} cannot be made ({error.strerror}).", next_step="Choose another folder."
-        ) from error
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UsageError(
-                f"Another comparison is running in {out}.", next_step="Wait for it, or choose another folder."
-            ) from error
-        yield
-    finally:
-        os.close(lock)
 
 
 def _collected(plans: Sequence[PlannedRun], failures: Mapping[str, str], out: Path) -> list[FinishedRun]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from calibration_data import CalijouleError, UsageError
+from calibration_data import CalijouleError
+from calibration_data.files import alone_in
 from cost_models import load_cost_model
 from cwmp.flower.engine import FlowerEngine
 from cwmp.flower.failure import write_failure
@@ -49,7 +47,12 @@ def _train(folder: Path, settings: AppSettings, grid: Grid) -> None:
     if settings.device is not None:
         device = open_device(settings.device, powercap_root=Path(settings.powercap_root))
     out = Path(settings.out)
-    with _alone_in(out):
+    # A server can outlive its SuperLink, and go on when that is back.
+    with alone_in(
+        out,
+        other="Another server is at work",
+        next_step="Wait for it, or end it: flwr list, flwr stop.",
+    ):
         train(
             settings.config,
             load_cost_model(folder / COST_MODEL),
@@ -59,36 +62,6 @@ def _train(folder: Path, settings: AppSettings, grid: Grid) -> None:
             resume=settings.resume,
             on_round=_say,
         )
-
-
-@contextmanager
-def _alone_in(out: Path) -> Iterator[None]:
-    """Keep other servers out of the run's folder: one can outlive its SuperLink, and go on when that is back.
-
-    Raises:
-        UsageError: another one is in it, or it cannot be made.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(out, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise UsageError(
-            f"{out} cannot be made ({error.strerror}).", next_step="Choose another folder."
-        ) from error
-    try:
-        _lock(descriptor, out)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int, out: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise UsageError(
-            f"Another server is at work in {out}.", next_step="Wait for it, or end it: flwr list, flwr stop."
-        ) from error
 
 
 def _say(report: RoundReport) -> None:
