@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from cwmp.selection.compiled import compiled, summing
 from cwmp.selection.exact import Bins, add_cost
 from cwmp.selection.formats import bits_like, decode, position_of, readable, without_sign
-from cwmp.selection.lanes import WORD, as_real, lowest_bit, popcount, scan_words, true_bits
+from cwmp.selection.lanes import WORD, as_real, lowest_bit, popcount, prefetch, scan_words, true_bits
 from cwmp.selection.rules import MAGNITUDE, RANDOM, SQUARE_PER_JOULE
 from cwmp.selection.scores import (
     LARGEST_SCORE,
@@ -37,6 +37,13 @@ from cwmp.selection.scores import (
 
 CHUNK = 2048
 CHUNK_WORDS = CHUNK // WORD
+
+PAGE_BYTES = 4096
+PAGES_AHEAD = 32
+"""Processors fetch ahead inside a page, not into the next: finding that takes as long as reading a page.
+
+So each is asked for this far ahead; where pages are larger, one line of many is asked for in vain.
+"""
 
 SMALLEST_SUM, LARGEST_SUM = 1e-30, 1e37
 """Between them no square that matters was lost, and none overflowed, in float32."""
@@ -269,6 +276,15 @@ def _list_open(
 
 
 @compiled
+def _ask_for_pages(array: Any, start: int, end: int, stop: int) -> None:
+    """Ask for the pages that follow those of ``start`` to ``end`` by ``PAGES_AHEAD``, up to ``stop``."""
+    page = PAGE_BYTES // array.itemsize
+    first = (start + page - 1) // page + PAGES_AHEAD
+    for place in range(first * page, min(end + PAGES_AHEAD * page, stop), page):
+        prefetch(array, place)
+
+
+@compiled
 def _put(words: Words, coordinate: int, chunk: Words, length: int) -> None:
     """Write the bits of a chunk that may start anywhere; words are shared, and begin as zero."""
     shift = np.uint64(coordinate % WORD)
@@ -331,6 +347,7 @@ def scan_piece(
             end = min(end, (price_place + 1) * row)
         length = end - start
         place = start // WORD if direct else 0
+        _ask_for_pages(bits, start, end, stop)
         decode(bits, start, end, wide)
         position = position_of(bits, start)
         if each:
@@ -340,6 +357,7 @@ def scan_piece(
                 part, part_kept = _judge_by_chance(run, seed, offset + start, high, low, over, between)
             else:
                 squared = kind == SQUARE_PER_JOULE
+                _ask_for_pages(prices, start, end, stop)
                 part, part_kept = _judge_by_price(run, prices[start:end], squared, high, low, over, between)
             count, number = _pack(over, between, length, kept, place, open_, places)
         else:
