@@ -45,8 +45,8 @@ def in_threads(work: Callable[[T], R], items: Sequence[T], threads: int) -> list
 def _openmp() -> Any:
     """``GOMP_parallel`` of the runtime that torch has loaded, GNU's or LLVM's; None without one.
 
-    Compilers turn a parallel region into ``void GOMP_parallel(void (*fn)(void *), void *data, unsigned threads,
-    unsigned flags)`` (libgomp manual, section "Implementing PARALLEL construct").
+    Compilers turn a parallel region into ``void GOMP_parallel(void (*fn)(void *), void *data, unsigned
+    threads, unsigned flags)`` (libgomp manual, section "Implementing PARALLEL construct").
     """
     try:
         function = ctypes.CDLL(None).GOMP_parallel
