@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cwmp.selection.chunk import Words
 from cwmp.selection.compiled import compiled
-from cwmp.selection.kernels import Lists, Words
+from cwmp.selection.kernels import Lists
 from cwmp.selection.lanes import WORD, as_bits
 from cwmp.selection.limits import Limits
 from cwmp.selection.mask_bits import set_bits
