@@ -3,15 +3,17 @@
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     sparse_steps(optimizer, network, BudgetedGradients(costs, budget_fraction=0.05))
 
-The optimizer is still itself: schedulers work, and its ``state_dict`` holds the residual and the ledger.
+The optimizer is still itself: schedulers of the learning rate work, and its ``state_dict`` holds the residual
+and the ledger.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from calibration_data import UsageError
 from cwmp.budgeted_gradients import BudgetedGradients
@@ -23,22 +25,18 @@ def sparse_steps(optimizer: torch.optim.SGD, network: nn.Module, gradients: Budg
     """Let each step of an optimizer apply only the gradients that its budget affords.
 
     Args:
-        optimizer: plain SGD. Momentum, weight decay and adaptive optimisers write coordinates whose gradient
-            is zero too, so their steps would cost more than the budget says.
+        optimizer: plain SGD, at every step. Momentum, weight decay and adaptive optimisers write coordinates
+            whose gradient is zero too, so their steps would cost more than the budget says. A step with such
+            settings is refused before it changes anything.
         network: whose parameters it updates.
         gradients: the budget, and what is remembered.
 
     Raises:
         UsageError: the optimizer is not plain SGD, or updates parameters that the network does not have.
     """
-    _require_plain_sgd(optimizer)
     parameters = {name: value for name, value in network.named_parameters() if value.requires_grad}
-    updated = {id(value) for group in optimizer.param_groups for value in group["params"]}
-    if updated != {id(value) for value in parameters.values()}:
-        raise UsageError(
-            "The optimizer does not update exactly the network's trainable parameters.",
-            next_step="Give it network.parameters().",
-        )
+    _require_plain_sgd(optimizer)
+    _require_same_parameters(optimizer, parameters)
 
     def before_step(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         _, *arguments = args
@@ -47,6 +45,9 @@ def sparse_steps(optimizer: torch.optim.SGD, network: nn.Module, gradients: Budg
                 "A closure makes gradients within the step, where they cannot be chosen.",
                 next_step="Call loss.backward() first, then step() without a closure.",
             )
+        # A scheduler, a loaded state or another group may have changed them since.
+        _require_plain_sgd(optimizer)
+        _require_same_parameters(optimizer, parameters)
         found = {
             name: torch.zeros_like(value) if value.grad is None else value.grad
             for name, value in parameters.items()
@@ -70,6 +71,15 @@ def sparse_steps(optimizer: torch.optim.SGD, network: nn.Module, gradients: Budg
     optimizer.register_load_state_dict_pre_hook(load)
 
 
+def _require_same_parameters(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> None:
+    updated = {id(value) for group in optimizer.param_groups for value in group["params"]}
+    if updated != {id(value) for value in parameters.values()}:
+        raise UsageError(
+            "The optimizer does not update exactly the network's trainable parameters.",
+            next_step="Give it network.parameters().",
+        )
+
+
 def _require_plain_sgd(optimizer: torch.optim.Optimizer) -> None:
     kind = type(optimizer).__name__
     plain = isinstance(optimizer, torch.optim.SGD) and not any(
@@ -78,5 +88,6 @@ def _require_plain_sgd(optimizer: torch.optim.Optimizer) -> None:
     if not plain:
         raise UsageError(
             f"{kind} with these settings writes coordinates that were not kept.",
-            next_step="Use torch.optim.SGD without momentum and weight decay.",
+            next_step="Use torch.optim.SGD without momentum and weight decay, and schedulers that leave both"
+            " alone (cycle_momentum=False).",
         )

@@ -128,6 +128,31 @@ def test_what_would_write_other_coordinates_is_refused() -> None:
         optimizer.step(lambda: 0.0)
 
 
+def test_settings_that_change_after_wrapping_are_refused_before_anything_is_changed() -> None:
+    def by_a_scheduler(optimizer: torch.optim.SGD) -> None:
+        torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=10)
+
+    def by_a_state(optimizer: torch.optim.SGD) -> None:
+        state = optimizer.state_dict()
+        state["param_groups"][0]["weight_decay"] = 0.1
+        optimizer.load_state_dict(state)
+
+    def by_a_group(optimizer: torch.optim.SGD) -> None:
+        optimizer.add_param_group({"params": nn.Parameter(torch.ones(3))})
+
+    for change, problem in ((by_a_scheduler, "not kept"), (by_a_state, "not kept"), (by_a_group, "exactly")):
+        network = perceptron()
+        gradients = BudgetedGradients(costs_of(network), budget_fraction=0.1)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        sparse_steps(optimizer, network, gradients)
+        change(optimizer)
+        before = {name: value.clone() for name, value in network.state_dict().items()}
+        with pytest.raises(UsageError, match=problem):
+            train(network, optimizer, range(1))
+        assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+        assert gradients.steps == 0
+
+
 def test_one_budget_is_needed() -> None:
     costs = costs_of(perceptron())
     with pytest.raises(UsageError, match="one budget"):
