@@ -26,3 +26,10 @@ class NonFiniteGradientError(UsageError):
 
 class UnknownMemoryError(UsageError):
     """The cost model does not say how large the device's caches are, so no tensor has a place."""
+
+
+def in_one_line(error: Exception) -> str:
+    """Type and first line of what an error of somebody else's code says: ``KeyError: 'x'``."""
+    kind = type(error).__name__
+    lines = str(error).strip().splitlines()
+    return f"{kind}: {lines[0]}" if lines else kind

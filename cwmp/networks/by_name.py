@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from calibration_data import UsageError
+from cwmp.errors import in_one_line
 from cwmp.networks.plain import cnn, fedavg_cnn, lenet, mlp
 from cwmp.networks.resnet import resnet18, resnet18_bn
 
@@ -51,7 +52,12 @@ def sample_shape_of(name: str) -> SampleShape | None:
 
 
 def build_network(
-    name: str, *, sample_shape: SampleShape | None = None, classes: int = 10, seed: int = 0
+    name: str,
+    *,
+    sample_shape: SampleShape | None = None,
+    classes: int = 10,
+    smallest_batch: int = 2,
+    seed: int = 0,
 ) -> nn.Module:
     """Build a network with seeded initial weights; the global random state is left alone.
 
@@ -61,6 +67,7 @@ def build_network(
         sample_shape: of one sample of the data; None for what the network takes by default, and the digits
             for one that does not say.
         classes: number of outputs.
+        smallest_batch: samples that it must take at once; batch normalisation takes no single one.
         seed: of the initial weights.
 
     Raises:
@@ -70,7 +77,8 @@ def build_network(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = load_network(name, sample_shape=sample_shape, classes=classes)
-        _check(network, name, sample_shape or sample_shape_of(name) or DIGITS_SHAPE, classes)
+        shape = (smallest_batch, *(sample_shape or sample_shape_of(name) or DIGITS_SHAPE))
+        _check(network, name, shape, classes)
     return network
 
 
@@ -100,9 +108,9 @@ def _from_factory(name: str) -> nn.Module:
     try:
         factory = getattr(importlib.import_module(module_name), factory_name)
         network = factory()
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+    except Exception as error:  # whatever the user's code raises
         raise UsageError(
-            f"The network {name!r} cannot be built ({error}).",
+            f"The network {name!r} cannot be built ({in_one_line(error)}).",
             next_step="Name an importable module and a callable in it that needs no arguments.",
         ) from error
     if not isinstance(network, nn.Module):
@@ -110,8 +118,8 @@ def _from_factory(name: str) -> nn.Module:
     return network
 
 
-def _check(network: nn.Module, name: str, sample_shape: SampleShape, classes: int) -> None:
-    """One sample must pass through it and come out as one number per class."""
+def _check(network: nn.Module, name: str, batch_shape: tuple[int, ...], classes: int) -> None:
+    """A batch must pass through it and come out as one number per sample and class."""
     if any(True for _ in network.buffers()):
         raise UsageError(
             f"The network {name!r} keeps buffers, which are no gradient coordinates and have no price.",
@@ -121,14 +129,30 @@ def _check(network: nn.Module, name: str, sample_shape: SampleShape, classes: in
     parameters = list(network.parameters())
     if not parameters or any(not p.requires_grad or p.dtype != torch.float32 for p in parameters):
         raise UsageError(f"The network {name!r} must have float32 parameters that all require gradients.")
+    output, wanted = _output_of(network, name, batch_shape), (batch_shape[0], classes)
+    if not isinstance(output, Tensor):
+        raise UsageError(
+            f"The network {name!r} returns a {type(output).__name__} instead of a tensor.",
+            next_step="Let its forward return one number per class, and nothing else.",
+        )
+    if tuple(output.shape) != wanted:
+        raise UsageError(
+            f"The network {name!r} returns shape {tuple(output.shape)} for a batch of {batch_shape[0]}"
+            f" instead of {wanted}."
+        )
+
+
+def _output_of(network: nn.Module, name: str, batch_shape: tuple[int, ...]) -> object:
+    samples, *sample_shape = batch_shape
     try:
         with torch.no_grad():
-            shape = tuple(network(torch.zeros(1, *sample_shape)).shape)
-    except (RuntimeError, ValueError, TypeError) as error:
+            return network(torch.zeros(batch_shape))
+    except Exception as error:  # whatever the user's code raises
+        problem = f"The network {name!r} does not take samples of shape {tuple(sample_shape)}"
+        if samples > 1:
+            raise UsageError(f"{problem} ({in_one_line(error)}).") from error
         raise UsageError(
-            f"The network {name!r} does not take samples of shape {sample_shape} ({error})."
+            f"{problem} one at a time ({in_one_line(error)}).",
+            next_step="The last batch of a client, or of the test, is a single sample here: choose another"
+            " batch_size or test_samples, or use group normalisation.",
         ) from error
-    if shape != (1, classes):
-        raise UsageError(
-            f"The network {name!r} returns shape {shape} for one sample instead of {(1, classes)}."
-        )

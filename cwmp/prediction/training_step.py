@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from calibration_data import MemoryHierarchy, UsageError
-from cwmp.errors import EmptyNetworkError
+from calibration_data import CalijouleError, MemoryHierarchy, UsageError
+from cwmp.errors import EmptyNetworkError, in_one_line
 from cwmp.prediction.work_counter import CountedWork, WorkCounter
 
 OptimizerName = Literal["sgd", "momentum", "adam", "adamw"]
@@ -120,11 +120,12 @@ class TrainingStep:
         """What torch or the network complains about, in one sentence with a next step."""
         try:
             yield
-        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        except CalijouleError:
+            raise
+        except Exception as error:  # whatever the user's code raises
             kind = "real numbers" if self._vocabulary is None else f"integers below {self._vocabulary}"
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UsageError(
-                f"The network does not run on {kind} in the shape {self._shape} ({reason}).",
+                f"The network does not run on {kind} in the shape {self._shape} ({in_one_line(error)}).",
                 next_step="Say what one sample looks like: --input-shape 3,224,224, or for tokens"
                 " --input-shape 128 --vocabulary 1000.",
             ) from error

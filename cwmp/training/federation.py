@@ -16,7 +16,7 @@ from cwmp.seeding import derived_seed
 from cwmp.selection.budgeted import RoundBudget, plan_budget
 from cwmp.training.datasets import Dataset, load_dataset
 from cwmp.training.fleet import Fleet, GroupSettings, load_fleet
-from cwmp.training.local_training import LocalSettings
+from cwmp.training.local_training import TEST_BATCH, LocalSettings
 from cwmp.training.partition import Partition, configured_partition
 from cwmp.training.phase_meter import NoMeter, PhaseMeter, phase_meter
 from cwmp.training.training_work import TrainingWork
@@ -106,6 +106,7 @@ def build_federation(
         config.network,
         sample_shape=data.sample_shape,
         classes=data.classes,
+        smallest_batch=_smallest_batch(config, data, partition),
         seed=derived_seed(config.seed, "network"),
     )
     costs = _prices(config, network, model, config.link)
@@ -148,6 +149,12 @@ def local_settings(config: TrainingConfig) -> LocalSettings:
         learning_rate=config.learning_rate,
         momentum=config.momentum,
     )
+
+
+def _smallest_batch(config: TrainingConfig, data: Dataset, partition: Partition) -> int:
+    """Samples of the smallest batch in training or in the test: the last ones may be shorter."""
+    batches = [(samples, config.batch_size) for samples in partition.sizes]
+    return min(samples % full or full for samples, full in (*batches, (len(data.test_y), TEST_BATCH)))
 
 
 def _group(own: Federation, settings: GroupSettings, model: CostModel, device: Device | None) -> Group:

@@ -7,6 +7,7 @@ import torch
 from fakes.known_costs import known_cost_model
 from torch import Tensor, nn
 
+from calibration_data import UsageError
 from cwmp.config import TrainingConfig, training_config
 from cwmp.links import named_link
 from cwmp.networks import build_network
@@ -49,6 +50,21 @@ def mean_of(result: ClientResult, weights: Any) -> Tensor:
 
 def same(first: dict[str, Tensor] | Any, second: dict[str, Tensor] | Any) -> bool:
     return set(first) == set(second) and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def normalised() -> nn.Module:
+    return nn.Sequential(nn.Linear(16, 4), nn.BatchNorm1d(4, track_running_stats=False))
+
+
+def test_a_single_sample_at_the_end_of_an_epoch_is_known_before_training() -> None:
+    """Batch normalisation takes no single sample; a client has one if its samples are 1 modulo the batch."""
+    settings = config(network=f"{__name__}:normalised")
+    sizes = build_federation(settings, MODEL).partition.sizes
+    leaves_one = settings.model_copy(update={"batch_size": min(sizes) - 1})
+    with pytest.raises(UsageError, match=r"one at a time.*single sample here: choose another batch_size"):
+        build_federation(leaves_one, MODEL)
+    state, _ = rounds(build_federation(settings, MODEL), 1)
+    assert state.finished_rounds == 1
 
 
 @pytest.mark.parametrize("rule", ["cwmp", "randomk"])

@@ -1,6 +1,9 @@
+import sys
+from pathlib import Path
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from calibration_data import UsageError
 from cwmp.networks import NETWORK_NAMES, build_network, load_network, sample_shape_of
@@ -20,6 +23,50 @@ def no_network() -> int:
 
 def double_precision() -> nn.Module:
     return nn.Linear(64, 10).double()
+
+
+def without_statistics() -> nn.Module:
+    return nn.Sequential(nn.Linear(64, 10), nn.BatchNorm1d(10, track_running_stats=False))
+
+
+def out_of_memory() -> nn.Module:
+    raise RuntimeError("no memory\nand a second line")
+
+
+def a_missing_key() -> nn.Module:
+    layers: dict[str, nn.Module] = {}
+    return layers["first"]
+
+
+def an_assertion() -> nn.Module:
+    raise AssertionError
+
+
+class BadForward(nn.Linear):
+    """A layer that takes an index, an attribute or its output wrong."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__(64, 10)
+        self._fault = fault
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self._fault == "index":
+            return super().forward(x[:, :, 0])
+        if self._fault == "attribute":
+            return super().forward(x.pixels)  # type: ignore[attr-defined]
+        return super().forward(x), x  # type: ignore[return-value]
+
+
+def bad_index() -> nn.Module:
+    return BadForward("index")
+
+
+def bad_attribute() -> nn.Module:
+    return BadForward("attribute")
+
+
+def two_outputs() -> nn.Module:
+    return BadForward("outputs")
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", f"{__name__}:tiny"])
@@ -47,11 +94,39 @@ def test_weights_depend_on_the_seed_and_the_global_random_state_is_left_alone() 
         (f"{__name__}:no_network", "returned a int"),
         (f"{__name__}:normalised", "keeps buffers"),
         (f"{__name__}:double_precision", "float32 parameters"),
+        (f"{__name__}:out_of_memory", r"cannot be built \(RuntimeError: no memory\)"),
+        (f"{__name__}:a_missing_key", r"cannot be built \(KeyError: 'first'\)"),
+        (f"{__name__}:an_assertion", r"cannot be built \(AssertionError\)"),
+        (f"{__name__}:bad_index", r"does not take samples of shape \(64,\).*\(IndexError: "),
+        (f"{__name__}:bad_attribute", r"does not take samples of shape \(64,\).*\(AttributeError: "),
+        (f"{__name__}:two_outputs", "returns a tuple instead of a tensor.*one number per class"),
     ],
 )
 def test_bad_network_is_one_named_error(name: str, problem: str) -> None:
     with pytest.raises(UsageError, match=problem):
         build_network(name)
+
+
+def test_a_module_that_cannot_be_imported_is_one_named_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    for module, code, problem in (
+        ("their_typo", "def net(:", "SyntaxError"),
+        ("their_import", "raise RuntimeError('no licence')", "RuntimeError: no licence"),
+        ("their_name", "net = nowhere", "NameError"),
+    ):
+        (tmp_path / f"{module}.py").write_text(code)
+        with pytest.raises(UsageError, match=f"cannot be built .{problem}"):
+            load_network(f"{module}:net")
+
+
+def test_batch_normalisation_without_statistics_is_taken_in_batches_of_more_than_one() -> None:
+    """What the refusal of running statistics advises."""
+    name = f"{__name__}:without_statistics"
+    assert build_network(name)(torch.zeros(2, 64)).shape == (2, 10)
+    with pytest.raises(UsageError, match=r"one at a time \(ValueError: .*single sample here.*batch_size"):
+        build_network(name, smallest_batch=1)
 
 
 def test_network_that_does_not_fit_the_data_is_refused() -> None:
@@ -63,7 +138,7 @@ def test_network_that_does_not_fit_the_data_is_refused() -> None:
         build_network("lenet", sample_shape=(64,))
     with pytest.raises(UsageError, match=r"does not take samples of shape \(16,\)"):
         build_network(f"{__name__}:tiny", sample_shape=(16,))
-    with pytest.raises(UsageError, match=r"shape \(1, 10\)"):
+    with pytest.raises(UsageError, match=r"shape \(2, 10\)"):
         build_network(f"{__name__}:tiny", classes=4)
 
 

@@ -27,6 +27,11 @@ def language(): return nn.Sequential(nn.Embedding(30, 8), nn.Linear(8, 30))
 def half(): return nn.Linear(6, 3).bfloat16()
 def fixed(): return nn.ReLU()
 
+class Wrong(nn.Module):
+    def forward(self, x):
+        return x.pixels
+
+
 class Loss(nn.Module):
     def __init__(self):
         super().__init__()
@@ -130,6 +135,7 @@ def test_networks_of_ones_own(options: tuple[str, ...]) -> None:
         (("mlp", "--input-shape", "a,b"), "cannot be read"),
         (("mlp", "--input-shape", "0"), "positive"),
         (("mlp", "--batch-size", "100000000000"), "allocate"),
+        (("their_networks:Wrong", "--input-shape", "4"), "AttributeError: 'Tensor' object has no attribute"),
         (("their_networks:missing", "--input-shape", "4"), "cannot be built"),
         (("resnet",), "no network"),
     ],
