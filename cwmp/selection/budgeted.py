@@ -214,7 +214,7 @@ def _choose(
     count: int,
 ) -> Choice:
     selection = _selected(update, prices, allowance_j, rule, seed, at_least=budget.at_least)
-    cost = prices.evaluate(selection.masks)
+    cost = prices.evaluate(selection.bitmasks)
     return Choice(
         selection=selection,
         cost=cost,

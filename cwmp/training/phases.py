@@ -52,10 +52,10 @@ def client_works(
     return {
         "train": (training,),
         "select": tuple(part.fixed_work for part in costs.tensors.values()),
-        "pack": tuple(work["pack"] for work in cost.work.values()),
+        "pack": cost.works["pack"],
         "uplink": (),
         "aggregate": aggregate_works(costs, masks, payload_bytes),
-        "apply": tuple(work["apply"] for work in cost.work.values()),
+        "apply": cost.works["apply"],
     }
 
 
