@@ -32,7 +32,7 @@ from cwmp.tensors import TensorLayout, trainable_tensors
 from cwmp.work_table import UnitWork, WorkTable
 
 if TYPE_CHECKING:
-    from cwmp.selection import DeviceMask, TensorMask
+    from cwmp.selection.result import Mask
 
 _NOTHING = Touched(kept=0, lines=0, rows=0)
 
@@ -158,7 +158,7 @@ class CostVector:
         tensors = _tensor_costs(self.layouts, self.pricing, self.units, density, fixed_works)
         return replace(self, tensors=tensors)
 
-    def evaluate(self, kept: Mapping[str, Tensor | TensorMask | DeviceMask | Touched]) -> MaskCost:
+    def evaluate(self, kept: Mapping[str, Mask | Touched]) -> MaskCost:
         """Joules of exactly these coordinates, by the lines that they touch.
 
         Args:
@@ -218,9 +218,7 @@ class CostVector:
     def _value_bytes(self, touched: Mapping[str, Touched]) -> float:
         return sum(part.kept * self.tensors[name].layout.element_bytes for name, part in touched.items())
 
-    def _index_bytes(
-        self, kept: Mapping[str, Tensor | TensorMask | DeviceMask | Touched], touched: Mapping[str, Touched]
-    ) -> float:
+    def _index_bytes(self, kept: Mapping[str, Mask | Touched], touched: Mapping[str, Touched]) -> float:
         """Bytes of the indices of a message that is not full."""
         coding = self.pricing.index_coding
         masks = {name: mask for name, mask in kept.items() if not isinstance(mask, Touched)}
@@ -234,18 +232,18 @@ class CostVector:
             if part.kept
         )
 
-    def _numbers(self, masks: Mapping[str, Tensor | TensorMask | DeviceMask]) -> NDArray[np.int64]:
+    def _numbers(self, masks: Mapping[str, Mask]) -> NDArray[np.int64]:
         """Numbers of the kept coordinates, ascending through the network."""
+        from cwmp.selection.result import indices_of  # compiles kernels
+
         parts, before = [np.empty(0, dtype=np.int64)], 0
         for name, cost in self.tensors.items():
             if name in masks:
-                mask = masks[name]
-                found = mask.reshape(-1).nonzero().squeeze(1) if isinstance(mask, Tensor) else mask.indices()
-                parts.append(found.cpu().numpy() + before)
+                parts.append(indices_of(masks[name]).cpu().numpy() + before)
             before += cost.layout.numel
         return np.concatenate(parts)
 
-    def _touched(self, name: str, kept: Tensor | TensorMask | DeviceMask | Touched) -> Touched:
+    def _touched(self, name: str, kept: Mask | Touched) -> Touched:
         if name not in self.tensors:
             raise UsageError(
                 f"The cost vector has no tensor {name}.",

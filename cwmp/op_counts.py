@@ -19,15 +19,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
-from torch import Tensor
-
 from calibration_data import MemoryHierarchy, Work
 from cwmp.tensors import TensorLayout, expected_groups, touched_groups
 from profiler.microbenchmark import traffic
 from profiler.sparse_work import row_bytes
 
 if TYPE_CHECKING:
-    from cwmp.selection import DeviceMask, TensorMask
+    from cwmp.selection.result import Mask
 
 Phase = Literal["pack", "apply"]
 IndexCoding = Literal["raw32", "golomb"]
@@ -83,11 +81,11 @@ def expected_touched(layout: TensorLayout, memory: MemoryHierarchy, density: flo
     )
 
 
-def count_touched(
-    layout: TensorLayout, memory: MemoryHierarchy, mask: Tensor | TensorMask | DeviceMask
-) -> Touched:
+def count_touched(layout: TensorLayout, memory: MemoryHierarchy, mask: Mask) -> Touched:
     """What a mask really touches; the tensor is taken to start at a line and to lie in row-major order."""
-    kept = int(mask.count_nonzero()) if isinstance(mask, Tensor) else mask.kept
+    from cwmp.selection.result import kept_of  # compiles kernels
+
+    kept = kept_of(mask)
     groups = line_coordinates(layout, memory), row_coordinates(layout, memory)
     if kept == layout.numel:
         lines, rows = (-(-kept // group) for group in groups)

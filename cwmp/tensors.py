@@ -14,7 +14,7 @@ from calibration_data import MemoryHierarchy, UsageError
 from cwmp.errors import EmptyNetworkError
 
 if TYPE_CHECKING:
-    from cwmp.selection import DeviceMask, TensorMask
+    from cwmp.selection.result import Mask
 
 FLOP_TERMS: Mapping[torch.dtype, str] = {
     torch.float64: "flop_fp64",
@@ -102,7 +102,7 @@ def expected_groups(numel: int, group: int, density: float) -> float:
     return opened / (numel * density)
 
 
-def touched_groups(mask: Tensor | TensorMask | DeviceMask, group: int) -> int:
+def touched_groups(mask: Mask, group: int) -> int:
     """Number of groups of neighbours, in row-major order, with anything kept in them."""
     from cwmp.selection.mask_bits import groups_with_bits, packed_bits  # compiles kernels
 

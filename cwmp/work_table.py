@@ -47,6 +47,10 @@ class WorkTable(Sequence[Work]):
     def __getitem__(self, place: int | slice) -> Work | WorkTable:
         return WorkTable(self.amounts[place]) if isinstance(place, slice) else _work(self.amounts[place])
 
+    def followed_by(self, other: WorkTable) -> WorkTable:
+        """These works, then those."""
+        return WorkTable(np.concatenate([self.amounts, other.amounts]))
+
     @property
     def total(self) -> Work:
         """Their sum, added up in their order."""

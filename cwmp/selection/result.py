@@ -78,6 +78,20 @@ class DeviceMask:
         return unpacked(self.bits, self.shape.numel())
 
 
+Mask = Tensor | TensorMask | DeviceMask
+"""Which coordinates of a tensor are kept: booleans in its shape, or bits."""
+
+
+def kept_of(mask: Mask) -> int:
+    """Number of kept coordinates."""
+    return int(mask.count_nonzero()) if isinstance(mask, Tensor) else mask.kept
+
+
+def indices_of(mask: Mask) -> Tensor:
+    """The kept coordinates in row-major order, ascending, int64, shape (kept,)."""
+    return mask.reshape(-1).nonzero().squeeze(1) if isinstance(mask, Tensor) else mask.indices()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Certificate:
     """How far the choice can be from the best one within the budget.

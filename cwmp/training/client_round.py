@@ -99,7 +99,7 @@ def _client_round(
     choice = select_within(
         wanted, federation.budget, rule=config.selector, seed=seed, equal_prices=config.equal_prices
     )
-    masks = choice.selection.masks
+    masks = choice.selection.bitmasks
     see["select"] = meter.replay(lambda: partial(select_again, wanted, choice, seed=seed))
     message, see["pack"] = meter.run(lambda: encode(pack(wanted, masks), wanted))
     see["aggregate"] = meter.replay(lambda: _aggregating(message, wanted))
@@ -107,7 +107,7 @@ def _client_round(
     see["uplink"] = _link_is_not_seen
 
     if config.error_feedback:
-        memory.remember(wanted, {name: value * masks[name] for name, value in wanted.items()})
+        memory.remember(wanted, {name: value * masks[name].booleans() for name, value in wanted.items()})
     works = client_works(
         federation.costs,
         choice.cost,

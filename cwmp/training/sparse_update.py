@@ -13,6 +13,7 @@ merely declares, and a message that is not valid changes nothing.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from calibration_data import UsageError
 from cwmp.index_coding import decode_indices, encode_indices, most_coded_bytes
+from cwmp.selection.result import Mask, indices_of, kept_of
 
 MAGIC = b"CJUP"
 VERSION = 1
@@ -57,20 +59,25 @@ class SparseUpdate:
         return index_bytes + self.values.numel() * self.values.element_size()
 
 
-def pack(update: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> SparseUpdate:
+def pack(update: Mapping[str, Tensor], masks: Mapping[str, Mask]) -> SparseUpdate:
     """Gather the kept coordinates of an update.
 
     Args:
         update: float32 tensor by parameter name, in the order of the network's parameters.
-        masks: True where the coordinate is kept; same names and shapes.
+        masks: which coordinates of each are kept; same names and shapes.
     """
-    flat = flatten(update)
-    kept = torch.cat([masks[name].reshape(-1) for name in update])
-    if bool(kept.all()):
-        return SparseUpdate(indices=None, values=flat, coordinates=flat.numel())
-    index_type = torch.int32 if flat.numel() <= INT32_COORDINATES else torch.int64
-    indices = kept.nonzero().squeeze(1)
-    return SparseUpdate(indices=indices.to(index_type), values=flat[indices], coordinates=flat.numel())
+    flat = [value.reshape(-1) for value in update.values()]
+    coordinates = sum(value.numel() for value in flat)
+    if sum(kept_of(masks[name]) for name in update) == coordinates:
+        return SparseUpdate(indices=None, values=torch.cat(flat), coordinates=coordinates)
+    index_type = torch.int32 if coordinates <= INT32_COORDINATES else torch.int64
+    kept = [indices_of(masks[name]) for name in update]
+    before = itertools.accumulate((value.numel() for value in flat), initial=0)
+    return SparseUpdate(
+        indices=torch.cat([(part + first).to(index_type) for part, first in zip(kept, before, strict=False)]),
+        values=torch.cat([value[part] for value, part in zip(flat, kept, strict=True)]),
+        coordinates=coordinates,
+    )
 
 
 def encode(message: SparseUpdate, network: Mapping[str, Tensor]) -> bytes:
