@@ -234,13 +234,15 @@ class CostVector:
 
     def _numbers(self, masks: Mapping[str, Mask]) -> NDArray[np.int64]:
         """Numbers of the kept coordinates, ascending through the network."""
-        from cwmp.selection.result import indices_of  # compiles kernels
+        from cwmp.selection.mask_bits import coordinates_of  # compiles kernels
+        from cwmp.selection.result import as_bits
 
         parts, before = [np.empty(0, dtype=np.int64)], 0
-        for name, cost in self.tensors.items():
-            if name in masks:
-                parts.append(indices_of(masks[name]).cpu().numpy() + before)
-            before += cost.layout.numel
+        for layout in self.layouts:
+            if layout.name in masks:
+                bits = as_bits(masks[layout.name])
+                parts.append(coordinates_of(bits.words, bits.kept) + before)
+            before += layout.numel
         return np.concatenate(parts)
 
     def _touched(self, name: str, kept: Mask | Touched) -> Touched:

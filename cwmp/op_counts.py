@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
+from torch import Tensor
+
 from calibration_data import MemoryHierarchy, Work
 from cwmp.tensors import TensorLayout, expected_groups, touched_groups
 from profiler.microbenchmark import traffic
@@ -83,9 +85,7 @@ def expected_touched(layout: TensorLayout, memory: MemoryHierarchy, density: flo
 
 def count_touched(layout: TensorLayout, memory: MemoryHierarchy, mask: Mask) -> Touched:
     """What a mask really touches; the tensor is taken to start at a line and to lie in row-major order."""
-    from cwmp.selection.result import kept_of  # compiles kernels
-
-    kept = kept_of(mask)
+    kept = int(mask.count_nonzero()) if isinstance(mask, Tensor) else mask.kept
     groups = line_coordinates(layout, memory), row_coordinates(layout, memory)
     if kept == layout.numel:
         lines, rows = (-(-kept // group) for group in groups)

@@ -39,8 +39,6 @@ from cwmp.work_table import UnitWork, WorkTable
 Boundary = Literal["update", "update+uplink"]
 """What is inside the joules: the device's memory and arithmetic, or also sending what is kept."""
 
-_AWAKE, _BUSY = (np.array([float(name == power) for name in TERMS]) for power in ("awake_w", "core_w"))
-
 _WORSE_TO_THE_RIGHT: tuple[Provenance, ...] = ("measured", "inferred", "literature", "simulated")
 
 
@@ -269,18 +267,29 @@ class Pricing:
         """The same for each of some works."""
         if self.model.document.time_attribution != "active":
             return table
-        amounts, rates = table.amounts, self._rates
-        if amounts[:, rates == 0].any():
+        amounts, (rates, unseen, seconds) = table.amounts, self._roofline
+        if unseen.size and amounts[:, unseen].any():
             return WorkTable.of(map(self.timed, table))  # which says what the model does not know
-        durations_s = np.divide(amounts, rates, out=np.zeros_like(amounts), where=rates > 0).max(axis=1)
-        seconds = durations_s[:, None] * (_AWAKE + _BUSY * self.memory.cores)
-        return WorkTable(amounts + seconds)
+        durations_s = (amounts / rates).max(axis=1, keepdims=True)
+        return WorkTable(amounts + durations_s * seconds)
 
     @cached_property
-    def _rates(self) -> NDArray[np.float64]:
-        """Best rate that the model has seen of each term, in the order of ``TERMS``; 0 where it saw none."""
+    def _roofline(self) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
+        """Of each term in the order of ``TERMS``: the best rate that the model has seen, infinite for times.
+
+        Then the terms of which it has seen none, and the power seconds of each term in a second.
+        """
         throughput = self.model.document.throughput
-        return np.array([math.inf if name in POWER_TERMS else throughput.get(name, 0.0) for name in TERMS])
+        rates = [math.inf if name in POWER_TERMS else throughput.get(name, math.inf) for name in TERMS]
+        unseen = [
+            place for place, name in enumerate(TERMS) if name not in throughput and name not in POWER_TERMS
+        ]
+        a_second = {"awake_w": 1.0, "core_w": self.memory.cores}
+        return (
+            np.array(rates),
+            np.array(unseen, dtype=np.int64),
+            np.array([a_second.get(name, 0.0) for name in TERMS]),
+        )
 
     def provenance(self, works: Iterable[Work]) -> Provenance:
         """The worst provenance of the model, of the coefficients that the works use, and of the link."""

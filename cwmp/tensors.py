@@ -104,10 +104,11 @@ def expected_groups(numel: int, group: int, density: float) -> float:
 
 def touched_groups(mask: Mask, group: int) -> int:
     """Number of groups of neighbours, in row-major order, with anything kept in them."""
-    from cwmp.selection.mask_bits import groups_with_bits, packed_bits  # compiles kernels
+    if isinstance(mask, Tensor):
+        from cwmp.selection.result import as_bits  # compiles kernels
 
-    words = packed_bits(mask.reshape(-1).cpu().numpy()) if isinstance(mask, Tensor) else mask.words
-    return int(groups_with_bits(words, group))
+        mask = as_bits(mask)
+    return mask.groups(group)
 
 
 def _layout(name: str, tensor: Tensor) -> TensorLayout:

@@ -33,6 +33,8 @@ class WorkTable(Sequence[Work]):
     @classmethod
     def of(cls, works: Iterable[Work]) -> Self:
         """A table of some works."""
+        if isinstance(works, cls):
+            return works
         return cls(np.array([[work[name] for name in TERMS] for work in works]).reshape(-1, len(TERMS)))
 
     def __len__(self) -> int:
@@ -58,7 +60,9 @@ class WorkTable(Sequence[Work]):
 
 
 def _work(amounts: Reals) -> Work:
-    return Work(dict(zip(TERMS, amounts.tolist(), strict=True)))
+    return Work.in_order(
+        {name: amount for name, amount in zip(TERMS, amounts.tolist(), strict=True) if amount}
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,16 +102,11 @@ class UnitWork:
 
     def pack(self, touched: Sequence[Touched], pair_bytes: Sequence[float]) -> WorkTable:
         """Packing what is kept of each tensor, in pairs of so many bytes."""
-        return WorkTable(_column([p.kept for p in touched]) * _column(pair_bytes) * self.pair_byte)
+        packed_bytes = [part.kept * pair for part, pair in zip(touched, pair_bytes, strict=True)]
+        return WorkTable(np.outer(packed_bytes, self.pair_byte))
 
     def apply(self, touched: Sequence[Touched]) -> WorkTable:
         """Updating what is kept of each tensor."""
-        return WorkTable(
-            _column([part.kept for part in touched]) * self.kept
-            + _column([part.lines for part in touched]) * self.line
-            + _column([part.rows for part in touched]) * self.row
-        )
-
-
-def _column(numbers: Sequence[float]) -> Reals:
-    return np.array(numbers, dtype=np.float64)[:, None]
+        counts = np.array([(part.kept, part.lines, part.rows) for part in touched], dtype=np.float64)
+        kept, lines, rows = counts.T[:, :, None]
+        return WorkTable(kept * self.kept + lines * self.line + rows * self.row)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from calibration_data import UsageError
 from cwmp.index_coding import decode_indices, encode_indices, most_coded_bytes
-from cwmp.selection.result import Mask, indices_of, kept_of
+from cwmp.selection.result import Mask, as_bits
 
 MAGIC = b"CJUP"
 VERSION = 1
@@ -68,14 +68,15 @@ def pack(update: Mapping[str, Tensor], masks: Mapping[str, Mask]) -> SparseUpdat
     """
     flat = [value.reshape(-1) for value in update.values()]
     coordinates = sum(value.numel() for value in flat)
-    if sum(kept_of(masks[name]) for name in update) == coordinates:
+    bits = [as_bits(masks[name]) for name in update]
+    if sum(mask.kept for mask in bits) == coordinates:
         return SparseUpdate(indices=None, values=torch.cat(flat), coordinates=coordinates)
     index_type = torch.int32 if coordinates <= INT32_COORDINATES else torch.int64
-    kept = [indices_of(masks[name]) for name in update]
+    kept = [mask.indices() for mask in bits]
     before = itertools.accumulate((value.numel() for value in flat), initial=0)
     return SparseUpdate(
-        indices=torch.cat([(part + first).to(index_type) for part, first in zip(kept, before, strict=False)]),
-        values=torch.cat([value[part] for value, part in zip(flat, kept, strict=True)]),
+        indices=torch.cat([part + first for part, first in zip(kept, before, strict=False)]).to(index_type),
+        values=torch.cat([value.index_select(0, part) for value, part in zip(flat, kept, strict=True)]),
         coordinates=coordinates,
     )
 
@@ -134,11 +135,11 @@ def add_to(accumulator: Tensor, message: SparseUpdate, weight: float) -> None:
         UsageError: the message is not a valid update of that many coordinates.
     """
     _check(message, accumulator.numel())
-    values = message.values.to(accumulator.dtype) * weight
     if message.indices is None:
-        accumulator.add_(values)
+        accumulator.add_(message.values, alpha=weight)
     else:
-        accumulator.index_add_(0, message.indices.long(), values)
+        values = message.values.to(accumulator.dtype)
+        accumulator.index_add_(0, message.indices.long(), values, alpha=weight)
 
 
 class MeanUpdate:
@@ -235,9 +236,10 @@ def _check(message: SparseUpdate, coordinates: int) -> None:
     elif not np.isfinite(values.numpy()).all():  # torch.isfinite takes ten times as long
         problem = "a value is not finite"
     elif indices is not None and sent:
-        if indices.is_floating_point() or int(indices.min()) < 0 or int(indices.max()) >= coordinates:
+        numbers = indices.numpy()
+        if indices.is_floating_point() or numbers.min() < 0 or numbers.max() >= coordinates:
             problem = "an index is out of range"
-        elif not bool((indices[1:] > indices[:-1]).all()):
+        elif not (numbers[1:] > numbers[:-1]).all():
             problem = "its indices are not strictly ascending"
     if problem:
         raise _invalid(problem)
