@@ -134,8 +134,8 @@ def train_client(federation: Federation, weights: Weights, round_index: int, cli
     return local_update(
         federation.network,
         weights,
-        federation.data.train_x[indices],
-        federation.data.train_y[indices],
+        federation.data.train_x.index_select(0, indices),
+        federation.data.train_y.index_select(0, indices),
         local_settings(federation.config),
         seed=derived_seed(federation.config.seed, "local", round_index=round_index, client=client),
         client=client,
