@@ -44,6 +44,9 @@ from profiler.simulated_spec import SimulatedDeviceSpec
 SECONDS_TO_STOP = 5.0
 BYTES_PER_COORDINATE = 10
 """Of a client's message and its residual together, with something to spare for headers and gaps."""
+FREED_BYTES = 31 << 20
+"""A block that a worker takes and gives back before it trains. From then on glibc keeps blocks up to this size
+(mallopt(3), M_MMAP_THRESHOLD) instead of returning them after every step, to be zeroed again by the next."""
 
 
 class WorkerError(CalijouleError):
@@ -234,6 +237,7 @@ def _work(connection: Connection, tray: Tray, setup: _Setup) -> None:
     # Ctrl-C reaches every process of the terminal; the server's closing ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+    torch.empty(FREED_BYTES, dtype=torch.uint8)
     try:
         device = None
         if setup.simulated is not None:
