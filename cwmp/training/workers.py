@@ -45,8 +45,8 @@ SECONDS_TO_STOP = 5.0
 BYTES_PER_COORDINATE = 10
 """Of a client's message and its residual together, with something to spare for headers and gaps."""
 FREED_BYTES = 31 << 20
-"""A block that a worker takes and gives back before it trains. From then on glibc keeps blocks up to this size
-(mallopt(3), M_MMAP_THRESHOLD) instead of returning them after every step, to be zeroed again by the next."""
+"""A block that a worker takes and gives back before it trains: glibc then keeps blocks up to that size
+(mallopt(3), M_MMAP_THRESHOLD) and does not return them after a step, to be zeroed again for the next."""
 
 
 class WorkerError(CalijouleError):
