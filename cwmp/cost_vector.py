@@ -136,7 +136,7 @@ class CostVector:
     @property
     def prices_j(self) -> dict[str, float]:
         """Joules per kept coordinate by tensor: the costs that ``select`` takes."""
-        return {name: cost.price_j.value for name, cost in self.tensors.items()}
+        return {name: cost.value_j for name, cost in self.tensors.items()}
 
     @cached_property
     def layouts(self) -> tuple[TensorLayout, ...]:
@@ -208,7 +208,7 @@ class CostVector:
             pricing=pricing,
             uplink_j=uplink_j,
             total_j=added(on_device_j, link_j),
-            priced_j=sum(part.kept * cost.price_j.value for part, cost in zip(parts, costs, strict=True)),
+            priced_j=sum(part.kept * cost.value_j for part, cost in zip(parts, costs, strict=True)),
             payload_bytes=HEADER_BYTES[pricing.index_coding] + content_bytes,
         )
 
@@ -344,7 +344,7 @@ def _densities(layouts: Sequence[TensorLayout], density: float | Mapping[str, fl
 
 def _variance_of_log(costs: Iterable[TensorCost]) -> float:
     """Variance of ln(price) over coordinates, every coordinate counting once."""
-    prices = [(cost.layout.numel, cost.price_j.value) for cost in costs]
+    prices = [(cost.layout.numel, cost.value_j) for cost in costs]
     # Relative to one of them, so that equal prices give exactly zero.
     items = [(numel, math.log(price / prices[0][1])) for numel, price in prices]
     count = sum(numel for numel, _ in items)

@@ -12,12 +12,8 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Literal, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
-from calibration_data import TERMS, MemoryHierarchy, Provenance, UsageError, Work
+from calibration_data import MemoryHierarchy, Provenance, UsageError, Work
 from calibration_data.records import DeviceFingerprint
-from calibration_data.terms import POWER_TERMS
 from cost_models import CostModel, Estimate
 from cwmp.errors import InvalidCostError, UnknownMemoryError
 from cwmp.links import Link
@@ -33,6 +29,7 @@ from cwmp.op_counts import (
     line_coordinates,
     scan_work,
 )
+from cwmp.roofline import Roofline
 from cwmp.tensors import TensorLayout, residence
 from cwmp.work_table import UnitWork, WorkTable
 
@@ -65,21 +62,28 @@ class TensorCost:
         layout: the tensor.
         level: where it lives.
         density: kept fraction at which it is priced.
-        price_j: joules per kept coordinate, the uplink included where it is inside the boundary.
+        value_j: joules per kept coordinate, the uplink included where it is inside the boundary.
         uplink_j: the part of the price that the link takes.
         fixed_work: work of the whole tensor that is done whatever is kept, with its seconds.
-        count: gives ``work``, once it is asked for.
-        split: gives ``block``, likewise.
+        estimate: gives ``price_j``, once it is asked for; selecting needs only its value.
+        count: gives ``work``, likewise.
+        split: gives ``block``.
     """
 
     layout: TensorLayout
     level: str
     density: float
-    price_j: Estimate
+    value_j: float
     uplink_j: float
     fixed_work: Work
+    estimate: Callable[[], Estimate] = field(compare=False, repr=False)
     count: Callable[[], Mapping[Phase, Work]] = field(compare=False, repr=False)
     split: Callable[[], BlockPrice] = field(compare=False, repr=False)
+
+    @cached_property
+    def price_j(self) -> Estimate:
+        """``value_j`` with its uncertainty."""
+        return self.estimate()
 
     @cached_property
     def work(self) -> Mapping[Phase, Work]:
@@ -179,28 +183,47 @@ class Pricing:
         ]
         works = self.marginal_work(layouts, units, touched, densities, full_message=full)
         both = WorkTable(works["pack"].amounts + works["apply"].amounts)
-        costs = []
-        for place, (layout, density) in enumerate(zip(layouts, densities, strict=True)):
-            uplink = self.uplink_j(self.pair_bytes(layout, density, full_message=full))
-            price_j = added(self.model.predict_j(both[place]), uplink)
-            if not (math.isfinite(price_j.value) and price_j.value > 0):
-                raise InvalidCostError(
-                    f"Keeping a coordinate of {layout.name} would cost {price_j.value} J.",
-                    next_step="Check the cost model: every coefficient that this work needs is zero.",
-                )
-            costs.append(
-                TensorCost(
-                    layout=layout,
-                    level=self.level(layout),
-                    density=density,
-                    price_j=price_j,
-                    uplink_j=uplink.value,
-                    fixed_work=fixed_works[place],
-                    count=partial(_at_place, works, place),
-                    split=partial(self._block, layout, touched[place], price_j.value),
-                )
+        return [
+            self._tensor_cost(
+                layout,
+                density,
+                touched[place],
+                both[place],
+                uplink=self.uplink_j(self.pair_bytes(layout, density, full_message=full)),
+                fixed_work=fixed_works[place],
+                count=partial(_at_place, works, place),
             )
-        return costs
+            for place, (layout, density) in enumerate(zip(layouts, densities, strict=True))
+        ]
+
+    def _tensor_cost(
+        self,
+        layout: TensorLayout,
+        density: float,
+        touched: Touched,
+        work: Work,
+        *,
+        uplink: Estimate,
+        fixed_work: Work,
+        count: Callable[[], Mapping[Phase, Work]],
+    ) -> TensorCost:
+        value_j = self.model.value_j(work) + uplink.value
+        if not (math.isfinite(value_j) and value_j > 0):
+            raise InvalidCostError(
+                f"Keeping a coordinate of {layout.name} would cost {value_j} J.",
+                next_step="Check the cost model: every coefficient that this work needs is zero.",
+            )
+        return TensorCost(
+            layout=layout,
+            level=self.level(layout),
+            density=density,
+            value_j=value_j,
+            uplink_j=uplink.value,
+            fixed_work=fixed_work,
+            estimate=lambda: added(self.model.predict_j(work), uplink),
+            count=count,
+            split=lambda: self._block(layout, touched, value_j),
+        )
 
     def fixed_work(self, layout: TensorLayout) -> Work:
         """Work of a whole tensor that is done whatever is kept, with its seconds."""
@@ -232,10 +255,9 @@ class Pricing:
             self.pair_bytes(layout, density, full_message=full_message)
             for layout, density in zip(layouts, densities, strict=True)
         ]
-        return {
-            "pack": self.timed_table(units.pack(touched, pair_bytes)),
-            "apply": self.timed_table(units.apply(touched)),
-        }
+        both = units.pack(touched, pair_bytes).followed_by(units.apply(touched))
+        timed = self.timed_table(both)
+        return {"pack": timed[: len(layouts)], "apply": timed[len(layouts) :]}
 
     def level(self, layout: TensorLayout) -> str:
         """Where the tensor lives."""
@@ -267,29 +289,11 @@ class Pricing:
         """The same for each of some works."""
         if self.model.document.time_attribution != "active":
             return table
-        amounts, (rates, unseen, seconds) = table.amounts, self._roofline
-        if unseen.size and amounts[:, unseen].any():
-            return WorkTable.of(map(self.timed, table))  # which says what the model does not know
-        durations_s = (amounts / rates).max(axis=1, keepdims=True)
-        return WorkTable(amounts + durations_s * seconds)
+        return self._roofline.timed(table)
 
     @cached_property
-    def _roofline(self) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
-        """Of each term in the order of ``TERMS``: the best rate that the model has seen, infinite for times.
-
-        Then the terms of which it has seen none, and the power seconds of each term in a second.
-        """
-        throughput = self.model.document.throughput
-        rates = [math.inf if name in POWER_TERMS else throughput.get(name, math.inf) for name in TERMS]
-        unseen = [
-            place for place, name in enumerate(TERMS) if name not in throughput and name not in POWER_TERMS
-        ]
-        a_second = {"awake_w": 1.0, "core_w": self.memory.cores}
-        return (
-            np.array(rates),
-            np.array(unseen, dtype=np.int64),
-            np.array([a_second.get(name, 0.0) for name in TERMS]),
-        )
+    def _roofline(self) -> Roofline:
+        return Roofline(self.model, self.memory.cores)
 
     def provenance(self, works: Iterable[Work]) -> Provenance:
         """The worst provenance of the model, of the coefficients that the works use, and of the link."""
