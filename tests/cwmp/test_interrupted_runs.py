@@ -152,7 +152,7 @@ def test_a_broken_residual_is_named(settings: TrainingConfig, whole: dict[str, A
 # Killed: SIGKILL, which nothing can catch, from outside or before the next change of a file.
 
 STARTS = multiprocessing.get_context("forkserver")
-STARTS.set_forkserver_preload(["cwmp.comparison.compare"])
+STARTS.set_forkserver_preload(["cwmp.comparison.compare", "sklearn.model_selection"])
 PATIENCE_S = 120
 
 Start = Callable[[Connection], object]
@@ -218,7 +218,7 @@ def trains(settings: TrainingConfig, out: Path, workers: int, words: Connection)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("workers", "folders"), [(1, 4), (2, 1)])
+@pytest.mark.parametrize(("workers", "folders"), [(1, 3), (2, 1)])
 def test_killed_again_and_again_it_arrives_at_the_same_end(
     settings: TrainingConfig, whole: dict[str, Any], tmp_path: Path, workers: int, folders: int
 ) -> None:
@@ -276,7 +276,7 @@ def compares(out: Path, jobs: int, words: Connection) -> None:
         COMPARED,
         MODEL,
         out,
-        rules=("cwmp", "topk", "dense"),
+        rules=("cwmp", "topk"),
         budgets=(0.1,),
         seeds=(0, 1),
         jobs=jobs,
@@ -300,6 +300,6 @@ def test_a_comparison_killed_again_and_again_has_the_same_tables(tmp_path: Path)
     assert kills > 0
     compared = [*(f"{name}.{kind}" for name in ("comparison", "runs") for kind in ("csv", "parquet"))]
     finals = [str(path.relative_to(whole)) for path in whole.glob(f"{RUNS}/*/{CHECKPOINT}")]
-    assert len(finals) == 6
+    assert len(finals) == 4
     for name in (COMPARISON, *compared, *finals):
         assert (out / name).read_bytes() == (whole / name).read_bytes(), name
