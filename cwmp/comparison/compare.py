@@ -26,6 +26,7 @@ from cwmp.comparison.tables import round_rows, run_columns, run_row, varying_set
 from cwmp.comparison.verdict import verdict
 from cwmp.config import TrainingConfig
 from cwmp.training.run_files import ROUNDS, SUMMARY, read_rounds, read_summary
+from cwmp.training.run_folder import refuse_content
 from profiler.device import Device
 
 RUNS = "runs"
@@ -79,10 +80,8 @@ def compare(
         budget_unit=budget_unit,
         seeds=seeds,
     )
-    if out.exists() and not resume and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(
-            f"{out} exists already.", next_step="Choose another folder, or go on with it: --resume."
-        )
+    if not resume:
+        refuse_content(out)
     with alone_in(
         out, other="Another comparison is running", next_step="Wait for it, or choose another folder."
     ):
