@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -21,6 +20,7 @@ from cwmp.selection.exact import to_units
 from cwmp.selection.lanes import WORD
 from cwmp.selection.lines import scan_lines, steps_between
 from cwmp.selection.mask_bits import Words
+from cwmp.selection.threads import in_threads
 from cwmp.selection.update import Part
 
 PIECE = 1 << 20
@@ -193,11 +193,7 @@ class LineScanner:
         return tuple(np.zeros(tensor.part.words, dtype=np.uint64) for tensor in self.priced)
 
     def _in_threads(self, work: Callable[[int, int, int], T]) -> list[T]:
-        threads = min(self._threads, len(self._pieces))
-        if threads == 1:
-            return [work(*piece) for piece in self._pieces]
-        with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(lambda piece: work(*piece), self._pieces))
+        return in_threads(lambda piece: work(*piece), self._pieces, self._threads)
 
 
 def _steps_of(
