@@ -190,5 +190,7 @@ def _print_result(stdout: Console, result: ComparisonReport) -> None:
             print_line(stdout, f"{variant.name}, costs of {variant.cost_model_device}:")
         stdout.print(table)
         print_line(stdout, f"Joules are {variant.price_provenance}; ± is a 95 % interval over seeds.")
-    for sentence in result.verdict:
+        for sentence in result.verdict_on(variant.name) if variant.name else ():
+            print_line(stdout, sentence)
+    for sentence in result.verdict_on(""):
         print_line(stdout, sentence)

@@ -345,7 +345,12 @@ def finished(folder: Path, rule: RuleName, seed: int, accuracy: float, joules: f
     budgets = () if rule == "dense" else (0.1,)
     (plan,) = plans(rules=(rule,), budgets=budgets, seeds=(seed,))
     course = RunCourse(
-        rounds=(1,), boundary_j=(joules,), accuracy=(accuracy,), retained=(1.0,), density={"w": 0.5}
+        rounds=(1,),
+        boundary_j=(joules,),
+        accuracy=(accuracy,),
+        retained=(1.0,),
+        gain=(0.1,),
+        density={"w": 0.5},
     )
     report = template.model_copy(update={"tail_accuracy": accuracy, "boundary_j": joules})
     return FinishedRun(plan=plan, report=report, course=course)
@@ -432,6 +437,43 @@ def test_with_equal_prices_every_rule_is_topk_and_the_verdict_says_so(tmp_path: 
     assert "differs from topk at fixed + 10 %" in next(verdict((ablation, other), (), (), "fraction"))
 
 
+def test_every_rule_that_sees_prices_is_tested_and_corrected_with_the_others(folder: Path) -> None:
+    """Each against what sees none, then against the rules before it; what is no other rule is no rival."""
+    runs = runs_of(
+        folder,
+        dense=(0.99, 0.98, 0.97),
+        topk=(0.80, 0.81, 0.83),
+        randomk=(0.30, 0.33, 0.31),
+        **{"cwmp-block": (0.86, 0.88, 0.87), "cwmp": (0.80, 0.82, 0.82)},
+    )
+    tests = paired_tests(found_entries(runs))
+    assert [(test.rule, test.rival) for test in tests] == [
+        ("cwmp", "topk"),
+        ("cwmp", "randomk"),
+        ("cwmp-block", "topk"),
+        ("cwmp-block", "randomk"),
+        ("cwmp-block", "cwmp"),
+    ]
+    p_values = [test.difference.p_value for test in tests]
+    order = sorted(range(5), key=lambda at: p_values[at])
+    # Holm by hand: the smallest times five, the next times four, …, never less than the one before.
+    expected, largest = [0.0] * 5, 0.0
+    for rank, at in enumerate(order):
+        largest = max(largest, min(1.0, (5 - rank) * p_values[at]))
+        expected[at] = largest
+    assert [test.difference.p_holm for test in tests] == pytest.approx(expected)
+
+
+def test_a_win_that_the_correction_takes_away_is_said(folder: Path) -> None:
+    """Holm doubles the smaller of two p-values."""
+    runs = runs_of(folder, topk=(0.80, 0.81, 0.82), randomk=(0.70, 0.90, 0.80), cwmp=(0.81, 0.825, 0.84))
+    against_topk = paired_tests(found_entries(runs))[0].difference
+    assert against_topk.p_value is not None
+    assert against_topk.p_value < 0.05
+    assert against_topk.p_holm == pytest.approx(2 * against_topk.p_value)
+    assert "ahead of it, but not after the correction, at fixed + 10 %" in sentences(runs)[0]
+
+
 def test_the_front_is_what_nothing_beats_in_accuracy_and_joules(folder: Path) -> None:
     entries = found_entries(runs_of(folder, cwmp=(0.9,), topk=(0.8,), dense=(0.95,)))
     assert {entry.rule: entry.pareto for entry in entries} == {"cwmp": True, "topk": False, "dense": True}
@@ -448,6 +490,7 @@ def course(*accuracies: float | None) -> RunCourse:
         boundary_j=tuple(10.0 * number for number in rounds),
         accuracy=accuracies,
         retained=tuple(0.5 for _ in rounds),
+        gain=tuple(0.1 for _ in rounds),
         density={},
     )
 
@@ -484,5 +527,5 @@ def test_a_broken_comparison_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_the_file_says_what_was_returned(folder: Path) -> None:
-    assert json.loads((folder / COMPARISON).read_text())["schema_version"] == 2
+    assert json.loads((folder / COMPARISON).read_text())["schema_version"] == 3
     assert run(folder, resume=True) == load_comparison(folder / COMPARISON)
