@@ -18,6 +18,7 @@ from calibration_data.files import alone_in, write_whole
 from cost_models import CostModel
 from cwmp.config import TrainingConfig
 from cwmp.predicted_gain import Gain
+from cwmp.training.datasets import Dataset
 from cwmp.training.engine import BatchedEngine, Engine, LocalEngine
 from cwmp.training.federated import run_round
 from cwmp.training.federation import build_federation
@@ -53,6 +54,7 @@ def train(
     engine: Engine | None = None,
     workers: int = 1,
     batched: bool = False,
+    data: Dataset | None = None,
     resume: bool = False,
     on_start: Callable[[float, Gain], None] | None = None,
     on_round: Callable[[RoundReport], None] | None = None,
@@ -69,6 +71,7 @@ def train(
         workers: processes that run clients, which gives the same bits; with 1, this process does.
         batched: train the clients of a small dense network in groups, which is faster and agrees to rounding;
             the run's record names its engine ``local-batched``.
+        data: samples that the settings name, where they are read already.
         resume: go on with an interrupted run, which gives what an uninterrupted one would have given; a
             finished one is left as it is.
         on_start: called before the first round that is run now with Var(ln c) and with what each rule is
@@ -86,7 +89,7 @@ def train(
         WorkerError: a worker process failed or died.
     """
     fleet = fleet_of_run(config.fleet, out / FLEET, clients=config.clients, assumed=cost_model.assumed)
-    federation = build_federation(config, cost_model, device, fleet=fleet)
+    federation = build_federation(config, cost_model, device, fleet=fleet, data=data)
     running = engine or (BatchedEngine(federation) if batched else LocalEngine(federation))
     identity = run_identity(federation, cost_model, device, engine=running.name)
     if not resume:

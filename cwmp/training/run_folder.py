@@ -30,6 +30,11 @@ from cwmp.training.run_files import (
 )
 from cwmp.training.run_record import RunIdentity
 
+NEXT_STEPS = {
+    "samples_sha256": "The data set was changed, or another decoder reads its images: go on with those of the"
+    " beginning."
+}
+
 
 def refuse_content(out: Path) -> None:
     """A new run begins in a folder that is empty, or not there.
@@ -82,12 +87,16 @@ def _check_same(path: Path, identity: RunIdentity) -> None:
         UsageError: it differs; the message names the first key that does.
     """
     before = read_model(path, RunIdentity, limit_bytes=MAX_FILE_BYTES)
+    if before.samples_sha256 is None:
+        identity = identity.model_copy(update={"samples_sha256": None})
     was, now = ({**run.model_dump(), **run.config.model_dump()} for run in (before, identity))
     for key in [*TrainingConfig.model_fields, *RunIdentity.model_fields]:
         if was[key] != now[key]:
             raise UsageError(
                 f"{path.parent} was begun with {key} = {was[key]!r}, not {now[key]!r}.",
-                next_step="Resume it with the settings in its config.json, or choose another folder.",
+                next_step=NEXT_STEPS.get(
+                    key, "Resume it with the settings in its config.json, or choose another folder."
+                ),
             )
 
 
