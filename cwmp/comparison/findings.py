@@ -67,6 +67,22 @@ def found_variants(variants: Sequence[Variant], runs: Sequence[FinishedRun]) -> 
     )
 
 
+def different_samples(runs: Sequence[FinishedRun]) -> Iterator[str]:
+    """Says which runs of one variant and seed saw other samples than those that they are compared with."""
+    groups: dict[tuple[str, int], dict[str, str]] = {}
+    for run in runs:
+        if run.report.identity.samples_sha256 is not None:
+            group = groups.setdefault((run.plan.variant, run.plan.config.seed), {})
+            group.setdefault(run.report.identity.samples_sha256, run.plan.name)
+    for (variant, seed), first in groups.items():
+        if len(first) > 1:
+            prefix = f"{variant}: " if variant else ""
+            yield (
+                f"{prefix}Runs of seed {seed} did not see the same samples ({' and '.join(first.values())} "
+                "differ): the data set was changed between them, or another decoder read its images."
+            )
+
+
 def paired_tests(entries: Sequence[Entry]) -> tuple[PairedTest, ...]:
     """Every rule that sees prices against every rival of its variant and budget, corrected within variants.
 

@@ -32,6 +32,7 @@ AXES = ("selector", "equal_prices", "budget_j", "budget_fraction", "seed")
 """Settings that contenders, budgets and seeds replace."""
 
 BudgetUnit = Literal["J", "fraction"]
+EngineName = Literal["local", "local-batched"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,17 @@ from fakes.known_costs import known_cost_model
 
 from calibration_data import InvalidFileError, UsageError
 from cost_models import CostModel, save_cost_model
-from cwmp.comparison.compare import COMPARISON, RUNS, compare
+from cwmp.comparison.compare import COMPARISON, RUNS, compare, no_device
 from cwmp.comparison.course import RunCourse, accuracy_targets, mean_course, reached
 from cwmp.comparison.document import ComparisonReport, load_comparison
-from cwmp.comparison.findings import FinishedRun, found_entries, paired_tests
+from cwmp.comparison.findings import FinishedRun, different_samples, found_entries, paired_tests
 from cwmp.comparison.plan import PlannedRun, Variant, contender, planned_runs
 from cwmp.comparison.runner import Progress
 from cwmp.comparison.study_file import load_study, variants_of
 from cwmp.comparison.verdict import verdict
 from cwmp.config import RuleName, training_config
+from cwmp.training.datasets import Dataset, load_dataset
+from cwmp.training.run import train
 from cwmp.training.run_files import CHECKPOINT, SUMMARY, read_summary
 from profiler.device import Device
 from profiler.devices import open_device
@@ -189,6 +192,47 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     assert runs["failure"].notna().sum() == 2
     assert set(runs["learning_rate"]) == {BASE.learning_rate, 1e30}
     assert "did not finish: wild--cwmp-b0.1-s0 and 1 more." in report.verdict[-1]
+
+
+def test_samples_of_one_seed_are_read_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And give the bits of runs that read their own."""
+    read: list[int] = []
+
+    def counted(name: str, seed: int, **options: Any) -> Dataset:
+        read.append(seed)
+        return load_dataset(name, seed, **options)
+
+    monkeypatch.setattr("cwmp.training.federation.load_dataset", counted)
+    run(tmp_path / "all")
+    assert read == [0, 1, 2]
+    monkeypatch.undo()
+    for plan in plans(rules=("cwmp",), budgets=(0.1,), seeds=(2,)):
+        train(plan.config, MODEL, tmp_path / "alone", device=simulated(MODEL))
+        alone, among = (tmp_path / "alone" / CHECKPOINT, tmp_path / "all" / RUNS / plan.name / CHECKPOINT)
+        assert alone.read_bytes() == among.read_bytes()
+
+
+def test_runs_that_saw_other_samples_are_said(folder: Path) -> None:
+    runs = runs_of(folder, cwmp=(0.9, 0.8), topk=(0.8, 0.7))
+    assert not list(different_samples(runs))
+    identity = runs[0].report.identity.model_copy(update={"samples_sha256": "other"})
+    runs[0] = replace(runs[0], report=runs[0].report.model_copy(update={"identity": identity}))
+    (sentence,) = different_samples(runs)
+    assert sentence.startswith("Runs of seed 0 did not see the same samples (cwmp-b0.1-s0 and topk-b0.1-s0")
+    digests = pd.read_csv(folder / "runs.csv").groupby("seed")["samples_sha256"].unique()
+    assert [list(found) for found in digests] == [
+        [load_dataset("synthetic", seed).sha256] for seed in range(3)
+    ]
+
+
+def test_the_engine_of_a_comparison_is_in_its_record_and_stays(tmp_path: Path) -> None:
+    run(tmp_path, seeds=(0,), open_device=no_device, engine="local-batched")
+    runs = pd.read_csv(tmp_path / "runs.csv")
+    assert set(runs["engine"]) == {"local-batched"}
+    with pytest.raises(UsageError, match="was begun with engine = 'local-batched', not 'local'"):
+        run(tmp_path, seeds=(0,), open_device=no_device, resume=True)
 
 
 def test_a_comparison_of_which_no_run_finishes_is_an_error(tmp_path: Path) -> None:
