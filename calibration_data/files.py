@@ -7,6 +7,7 @@ Read: bounded in size, and every problem is one line with the name of the field.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -25,6 +26,8 @@ MAX_SHOWN = 200
 """Characters of a field name or message that are shown; both can come from a hostile file."""
 
 LOCK_POLL_S = 0.02
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
+"""What file systems without locks say: nobody can be kept out, and nobody is."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -212,4 +215,7 @@ def _locked(descriptor: int) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
     return True
