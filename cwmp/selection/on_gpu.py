@@ -52,5 +52,6 @@ def passes_if_ranked(
     if any(price.size > 1 for price in prices):
         return None
     from cwmp.selection.gpu_passes import GpuPasses
+    from cwmp.selection.gpu_update import GpuUpdate
 
-    return GpuPasses(present, [float(price[0]) for price in prices], kind=kind)
+    return GpuPasses(GpuUpdate(present, [float(price[0]) for price in prices], kind=kind))
