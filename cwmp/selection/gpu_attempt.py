@@ -4,9 +4,10 @@
              (first round only)                                                             │
                                                       kept of the few ◀── exact sums ◀── host
 
-Where the bracket missed, or held more than can be listed, nothing is found here, and ``find_prefix`` goes on with a pass, a wait and a look at a time. Many of one score are narrowed down by their
-places, at the cost of a wait more. A tensor has one price here, so scores grow with magnitudes: classifying
-by float32 is exact, and rounding has no say.
+Where the bracket missed, or held more than can be listed, nothing is found here, and ``find_prefix`` goes on
+with a pass, a wait and a look at a time. Many of one score are narrowed down by their places, at the cost of
+one more wait. A tensor has one price here, so scores grow with magnitudes: classifying by float32 is exact,
+and rounding has no say.
 """
 
 from __future__ import annotations

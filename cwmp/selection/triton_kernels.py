@@ -12,7 +12,16 @@ import torch
 import triton
 import triton.language as tl
 
-from cwmp.selection.triton_sheet import ADDRESS, HIGH_KEY, LARGEST_KEY, LOW_KEY, magnitude_at, ones_in, row_at
+from cwmp.selection.triton_sheet import (
+    ADDRESS,
+    HIGH_KEY,
+    LARGEST_KEY,
+    LOW_KEY,
+    Fixed,
+    magnitude_at,
+    ones_in,
+    row_at,
+)
 
 ELEMENTS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 """Formats that are read; float64 has no place in a float32."""
@@ -21,7 +30,7 @@ WARPS, LIST_WARPS = 4, 8
 """Of a program that reads a block. 32 coordinates per thread stay in its registers, and what is done once per
 thread is a third of all instructions: with more warps the pass is held up by them rather than by memory."""
 
-LEAST_SUM, MOST_SUM = tl.constexpr(1e-24), tl.constexpr(1e37)
+LEAST_SUM, MOST_SUM = Fixed(1e-24), Fixed(1e37)
 """Between them a sum of squares in float32 has lost nothing to its range."""
 
 

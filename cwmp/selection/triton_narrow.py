@@ -35,6 +35,7 @@ from cwmp.selection.triton_sheet import (
     SHIFT,
     SPENT,
     WRONG,
+    Fixed,
     magnitude_at,
     ones_in,
     price_of,
@@ -43,8 +44,8 @@ from cwmp.selection.triton_sheet import (
     spent_from,
 )
 
-LISTED_AT_ONCE = tl.constexpr(256)
-WORD_BITS = tl.constexpr(64)
+LISTED_AT_ONCE = Fixed(256)
+WORD_BITS = Fixed(64)
 
 
 @triton.jit(do_not_specialize=["blocks"])

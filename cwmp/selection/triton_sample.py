@@ -34,6 +34,7 @@ from cwmp.selection.triton_sheet import (
     SAMPLE_SHARE,
     SHARES,
     SHIFT,
+    Fixed,
     magnitude_at,
     price_of,
     row_at,
@@ -41,12 +42,12 @@ from cwmp.selection.triton_sheet import (
     spent_from,
 )
 
-OCTAVE_BITS = tl.constexpr(52)
-HALF_OCTAVE = tl.constexpr(1 << 51)
-SAMPLE_SHIFT = tl.constexpr(53 - BIN_BITS.value)
+OCTAVE_BITS = Fixed(52)
+HALF_OCTAVE = Fixed(1 << 51)
+SAMPLE_SHIFT = Fixed(53 - BIN_BITS.value)
 """The bins of a sample take two octaves of the score."""
-TENSORS_AT_ONCE = tl.constexpr(128)
-KEY_BITS = tl.constexpr(31)
+TENSORS_AT_ONCE = Fixed(128)
+KEY_BITS = Fixed(31)
 
 
 @triton.jit(do_not_specialize=["tensors", "size", "coarse"])
