@@ -15,7 +15,7 @@ from cwmp.selection.gpu_attempt import _attempt
 from cwmp.selection.gpu_sample import expect, sample_of
 from cwmp.selection.gpu_update import GpuUpdate
 from cwmp.selection.limits import Limits
-from cwmp.selection.on_gpu import passes_if_ranked
+from cwmp.selection.on_gpu import passes_if_ranked, run_a_kernel
 from cwmp.selection.rules import SCORES
 from cwmp.selection.search import Found
 from cwmp.selection.selector import _on_gpu, _selection
@@ -222,6 +222,11 @@ def bracket() -> None:
                 assert 0 < found[0] <= found[1] < math.inf
                 missed += not found[0] <= threshold <= found[1]
             assert fewest <= missed <= most, (share, deviations, missed)
+
+
+def smallest() -> None:
+    """The kernel that tells whether any runs."""
+    run_a_kernel(torch.device("cpu"))
 
 
 def range_of_squares() -> None:

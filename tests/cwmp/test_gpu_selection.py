@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from cwmp.selection import on_gpu
 from cwmp.selection.exact import to_units
 from cwmp.selection.gpu_layout import BLOCK, GROUP, RUN, layout_of, runs_of
 from cwmp.selection.gpu_listed import Prices, Ranked, end_of
@@ -40,6 +41,7 @@ SIZES = (1, BLOCK, 3 * BLOCK + 17, 70_000)
         "one_go",
         "bracket",
         "range_of_squares",
+        "smallest",
     ],
 )
 def test_kernels_choose_what_sorting_chooses(check: str) -> None:
@@ -183,6 +185,16 @@ def test_what_the_kernels_do_not_rank_is_left_to_the_host() -> None:
     assert passes_if_ranked({"w": torch.ones(4)}, {"w": 1.0}, "dense") is None
     assert passes_if_ranked({"w": torch.ones(4).double()}, {"w": 1.0}, "cwmp") is None
     assert passes_if_ranked({"w": torch.ones(2)}, {"w": torch.tensor([1.0, 2.0])}, "cwmp") is None
+
+
+def test_where_kernels_do_not_run_the_host_selects(caplog: pytest.LogCaptureFixture) -> None:
+    """Without an interpreter Triton cannot start a kernel on a CPU, as it cannot without a C compiler."""
+    pytest.importorskip("triton")
+    on_gpu._kernels_run.cache_clear()
+    assert not on_gpu._kernels_run(CPU)
+    assert not on_gpu._kernels_run(CPU)
+    on_gpu._kernels_run.cache_clear()
+    assert ["made on the host" in record.message for record in caplog.records] == [True]
 
 
 def test_a_mask_on_a_device_says_the_same_in_bits_places_and_words() -> None:
