@@ -26,7 +26,7 @@ from benchmarks.gpu_campaign.analysis import (
     find_window,
     powers_of_counter,
 )
-from benchmarks.gpu_campaign.settings import OutOfTimeError, Rows, Settings
+from benchmarks.gpu_campaign.settings import OutOfTimeError, Rows, Settings, SomeFailedError
 from calibration_data import UsageError
 from profiler.device import Device
 from profiler.devices import open_device
@@ -274,6 +274,38 @@ def test_a_part_that_a_driver_ends_leaves_its_story(
     assert campaign.main() == campaign.FAILED
     assert "device-side assert" in (tmp_path / "probe.error").read_text()
     assert "all before it is kept" in capsys.readouterr().err
+
+
+def test_one_row_that_fails_takes_no_other_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(out=tmp_path, device_name="sim:datacenter-gpu", dry_run=True, seconds=60)
+
+    def row(count: int, dtype: str, where: str) -> dict[str, object]:
+        if dtype == "bfloat16" and count == 10_000:
+            raise RuntimeError("no kernel image\nis available")
+        return {"kept": count}
+
+    monkeypatch.setattr(selection, "_row", row)
+    with pytest.raises(SomeFailedError, match="10000 bfloat16: RuntimeError: no kernel image"):
+        selection.run(settings)
+    assert [row["kept"] for row in Rows(tmp_path / "selection.jsonl").rows] == [10_000, 100_000, 100_000]
+    monkeypatch.setattr(selection, "_row", lambda *_: {"kept": 7})
+    selection.run(settings)
+    assert [row["kept"] for row in Rows(tmp_path / "selection.jsonl").rows][3:] == [7]
+
+
+def test_a_state_that_cannot_be_probed_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(device: object) -> None:
+        raise RuntimeError("cannot compile")
+
+    monkeypatch.setattr(probe, "_spin", fail)
+    monkeypatch.setattr(probe, "_bursts", lambda device: {"bursts": 0})
+    probe.run(Settings(out=tmp_path, device_name="sim:datacenter-gpu", dry_run=True, seconds=60))
+    found = json.loads((tmp_path / "probe.json").read_text())
+    assert found["awake"] == {"refused": "RuntimeError: cannot compile"}
+    assert found["idle"]["gpu-0"]["mean_w"] == pytest.approx(54, rel=0.03)
+    assert len(found["rates"]) == 14
 
 
 def test_a_part_that_needs_a_model_says_so(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_campaign.settings import Settings, write_json
-from calibration_data import CalijouleError, UsageError
+from calibration_data import UsageError
 
 PACKAGES = {"torch": "torch", "triton": "triton", "numpy": "numpy", "scipy": "scipy", "numba": "numba"}
 PACKAGES |= {"pydantic": "pydantic", "pynvml": "nvidia-ml-py"}
@@ -42,8 +42,7 @@ def run(settings: Settings) -> None:
         # Whatever a driver, a compiler or an import may raise is what this part is for.
         except Exception as error:
             missing[name] = f"{type(error).__name__}: {error}"
-            step = error.next_step if isinstance(error, CalijouleError) else None
-            print(f"{name}: {missing[name]} {step or ''}".strip(), flush=True)
+            print(f"{name}: {missing[name]}", flush=True)
     write_json(settings.file("ready.json"), {**found, "missing": missing})
     if missing:
         raise UsageError(

@@ -14,6 +14,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import cycle
 from typing import Any
 
@@ -42,7 +43,8 @@ def run(settings: Settings) -> None:
                 continue
             settings.keep_time()
             print(key, flush=True)
-            rows.add(key, _row(count, dtype, where))
+            rows.attempt(key, partial(_row, count, dtype, where))
+    rows.see_failures()
 
 
 def _row(count: int, dtype: str, where: str) -> dict[str, Any]:
