@@ -19,17 +19,24 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cwmp.selection.compiled import compiled, summing
+from cwmp.selection.chunk import (
+    Flags,
+    Words,
+    classify_run,
+    judge_by_chance,
+    judge_by_price,
+    pack,
+    sums_with_care,
+)
+from cwmp.selection.compiled import compiled
 from cwmp.selection.exact import Bins, add_cost
 from cwmp.selection.formats import bits_like, decode, position_of, readable, without_sign
-from cwmp.selection.lanes import WORD, as_real, lowest_bit, popcount, scan_words, true_bits
+from cwmp.selection.lanes import WORD, as_real, lowest_bit, popcount, prefetch
 from cwmp.selection.rules import MAGNITUDE, RANDOM, SQUARE_PER_JOULE
 from cwmp.selection.scores import (
     LARGEST_SCORE,
     MARGIN,
-    SMALLEST_SOUND,
     price_at,
-    random_score,
     score_of,
     surely_above,
     surely_below,
@@ -38,12 +45,17 @@ from cwmp.selection.scores import (
 CHUNK = 2048
 CHUNK_WORDS = CHUNK // WORD
 
+PAGE_BYTES = 4096
+PAGES_AHEAD = 32
+"""Processors fetch ahead inside a page, not into the next: finding that takes as long as reading a page.
+
+So each is asked for this far ahead; where pages are larger, one line of many is asked for in vain.
+"""
+
 SMALLEST_SUM, LARGEST_SUM = 1e-30, 1e37
 """Between them no square that matters was lost, and none overflowed, in float32."""
 
-Words = NDArray[np.uint64]
 Reals = NDArray[np.float64]
-Flags = NDArray[np.uint8]
 
 
 class Source(NamedTuple):
@@ -105,122 +117,6 @@ class Scratch(NamedTuple):
 
 
 @compiled
-def _classify_run(
-    source: Any,
-    position: int,
-    length: int,
-    above: Any,
-    below: Any,
-    kept: Words,
-    place: int,
-    open_: Words,
-    places: NDArray[np.int64],
-    tail: Any,
-) -> tuple[int, int, float, float]:
-    """Words of up to CHUNK neighbours of one price: surely above, and neither above nor below.
-
-    Returns:
-        The number of the first kind, of words with any of the second, listed in ``places``, and Σ g² of all
-        and of the first kind.
-    """
-    whole = length // WORD
-    count, number, total, kept_total = scan_words(
-        source, position, whole, above, below, kept, place, open_, places
-    )
-    rest = length - whole * WORD
-    if rest:
-        tail[:] = 0
-        for index in range(rest):
-            tail[index] = source[position + whole * WORD + index]
-        last = scan_words(tail, 0, 1, above, below, kept, place + whole, open_[whole:], places[number:])
-        places[number] = whole
-        count, number = count + last[0], number + last[1]
-        total, kept_total = total + last[2], kept_total + last[3]
-    return count, number, total, kept_total
-
-
-@summing
-def _judge_by_price(
-    magnitudes: Any, prices: Any, squared: bool, high: float, low: float, over: Flags, open_: Flags
-) -> tuple[float, float]:
-    """What is surely above and what is open, each a byte, and Σ g² of all and of the first kind."""
-    total, kept_total = 0.0, 0.0
-    for index in range(magnitudes.size):
-        magnitude = np.float64(as_real(without_sign(magnitudes[index])))
-        price = np.float64(prices[index])
-        square = magnitude * magnitude
-        value = square if squared else magnitude
-        limit = low * price
-        above = value > max(high * price, SMALLEST_SOUND)
-        below = (value < limit) & (limit >= SMALLEST_SOUND)
-        over[index] = above
-        open_[index] = (not above) & (not below) & (magnitude > 0.0)
-        total += square
-        kept_total += square if above else 0.0
-    return total, kept_total
-
-
-@summing
-def _judge_by_chance(
-    magnitudes: Any, seed: int, coordinate: int, high: float, low: float, over: Flags, open_: Flags
-) -> tuple[float, float]:
-    """The same by random scores."""
-    total, kept_total = 0.0, 0.0
-    for index in range(magnitudes.size):
-        magnitude = np.float64(as_real(without_sign(magnitudes[index])))
-        value = random_score(seed, coordinate + index)
-        above = (value > high) & (magnitude > 0.0)
-        over[index] = above
-        open_[index] = (not above) & (value >= low) & (magnitude > 0.0)
-        square = magnitude * magnitude
-        total += square
-        kept_total += square if above else 0.0
-    return total, kept_total
-
-
-@compiled
-def _pack(
-    over: Flags,
-    between: Flags,
-    length: int,
-    kept: Words,
-    place: int,
-    open_: Words,
-    places: NDArray[np.int64],
-) -> tuple[int, int]:
-    """Bytes as bits; the number of the first kind, and of words with any of the second."""
-    count, number = 0, 0
-    for block in range((length + WORD - 1) // WORD):
-        kept[place + block] = true_bits(over, block * WORD)
-        open_[block] = true_bits(between, block * WORD)
-        count += popcount(kept[place + block])
-        places[number] = block
-        number += open_[block] != 0
-    return count, number
-
-
-@compiled
-def _sums_with_care(
-    source: Any, position: int, length: int, largest: float, kept: Words, place: int, open_: Words
-) -> tuple[float, float, int]:
-    """Sums of squares, all and kept, in float64; numbers beyond ``largest`` are counted and taken out."""
-    total, kept_sum, wrong = 0.0, 0.0, 0
-    for index in range(length):
-        magnitude = np.float64(as_real(without_sign(source[position + index])))
-        block, bit = index // WORD, np.uint64(1) << np.uint64(index % WORD)
-        if magnitude <= largest:
-            square = magnitude * magnitude
-            total += square
-            if kept[place + block] & bit:
-                kept_sum += square
-        else:
-            wrong += 1
-            kept[place + block] &= ~bit
-            open_[block] &= ~bit
-    return total, kept_sum, wrong
-
-
-@compiled
 def _list_open(
     run: Any,
     open_: Words,
@@ -266,6 +162,15 @@ def _list_open(
                     found[listed], scores[listed], magnitudes[listed] = start + local, score, magnitude
                 listed += 1
     return listed, count, squares
+
+
+@compiled
+def _ask_for_pages(array: Any, start: int, end: int, stop: int) -> None:
+    """Ask for the pages that follow those of ``start`` to ``end`` by ``PAGES_AHEAD``, up to ``stop``."""
+    page = PAGE_BYTES // array.itemsize
+    first = (start + page - 1) // page + PAGES_AHEAD
+    for place in range(first * page, min(end + PAGES_AHEAD * page, stop), page):
+        prefetch(array, place)
 
 
 @compiled
@@ -331,29 +236,31 @@ def scan_piece(
             end = min(end, (price_place + 1) * row)
         length = end - start
         place = start // WORD if direct else 0
+        _ask_for_pages(bits, start, end, stop)
         decode(bits, start, end, wide)
         position = position_of(bits, start)
         if each:
             run = readable_bits[position : position + length]
             over[length:], between[length:] = 0, 0
             if kind == RANDOM:
-                part, part_kept = _judge_by_chance(run, seed, offset + start, high, low, over, between)
+                part, part_kept = judge_by_chance(run, seed, offset + start, high, low, over, between)
             else:
                 squared = kind == SQUARE_PER_JOULE
-                part, part_kept = _judge_by_price(run, prices[start:end], squared, high, low, over, between)
-            count, number = _pack(over, between, length, kept, place, open_, places)
+                _ask_for_pages(prices, start, end, stop)
+                part, part_kept = judge_by_price(run, prices[start:end], squared, high, low, over, between)
+            count, number = pack(over, between, length, kept, place, open_, places)
         else:
             if price_place != known:
                 known = price_place
                 price = np.float64(prices[price_place])
                 above = bits_like(readable_bits, surely_above(kind, most, price)) + 1
                 below = max(bits_like(readable_bits, surely_below(kind, least, price)) - 1, 0)
-            count, number, part, part_kept = _classify_run(
+            count, number, part, part_kept = classify_run(
                 readable_bits, position, length, above, below, kept, place, open_, places, tail
             )
         wrong = 0
         if not SMALLEST_SUM < part < LARGEST_SUM:
-            part, part_kept, wrong = _sums_with_care(
+            part, part_kept, wrong = sums_with_care(
                 readable_bits, position, length, largest, kept, place, open_
             )
             wrong_count += wrong

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cwmp.selection.chunk import Words
 from cwmp.selection.compiled import compiled
-from cwmp.selection.kernels import Lists, Words
+from cwmp.selection.kernels import Lists
 from cwmp.selection.lanes import WORD, as_bits
 from cwmp.selection.limits import Limits
 from cwmp.selection.mask_bits import set_bits
 from cwmp.selection.prefix import affordable
+from cwmp.selection.threads import in_threads
 from cwmp.selection.update import Part
 
 
@@ -61,7 +63,9 @@ def _keep_from(words: Words, lists: Lists, key: int) -> tuple[int, float]:
     return kept, squared
 
 
-def keep_affordable(listed: Sequence[Listed], units: int, count: int, limits: Limits) -> Kept:
+def keep_affordable(
+    listed: Sequence[Listed], units: int, count: int, limits: Limits, *, threads: int
+) -> Kept:
     """Keep as many of the listed coordinates as are affordable by (score descending, index ascending).
 
     Args:
@@ -69,6 +73,7 @@ def keep_affordable(listed: Sequence[Listed], units: int, count: int, limits: Li
         units: exact cost of what is kept already.
         count: its number.
         limits: of all together.
+        threads: that share the work.
     """
     scores = np.concatenate([part.lists.scores for part in listed])
     sizes = [part.lists.found.size for part in listed]
@@ -80,8 +85,8 @@ def keep_affordable(listed: Sequence[Listed], units: int, count: int, limits: Li
     ends = np.cumsum(sizes)
     also = np.split(prefix.also, np.searchsorted(prefix.also, ends[:-1]))
     counts, squared = [], []
-    for part, end, places in zip(listed, ends, also, strict=True):
-        kept, squares = _keep_from(part.words, part.lists, prefix.from_key)
+    above = in_threads(lambda part: _keep_from(part.words, part.lists, prefix.from_key), listed, threads)
+    for part, end, places, (kept, squares) in zip(listed, ends, also, above, strict=True):
         if places.size:
             chosen = places - (end - part.lists.found.size)
             set_bits(part.words, part.lists.found[chosen])

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Lock, local
-from typing import TypeVar
 
 import numpy as np
 import torch
 
 from cwmp.selection.exact import bins_to_units, new_bins
 from cwmp.selection.kernels import CHUNK, Lists, Scratch, Source, scan_piece
+from cwmp.selection.threads import in_threads
 from cwmp.selection.update import Part
 
 PIECES = 16
@@ -31,8 +30,6 @@ ROOM = 1 << 18
 """Coordinates of a piece that are listed at most, far more than a good bracket holds."""
 LEAST_ROOM = 1 << 17
 """With less room left, an array counts as full."""
-
-T = TypeVar("T")
 
 
 class Room:
@@ -127,7 +124,7 @@ class Scanner:
         self.parts = tuple(parts)
         self.kind = kind
         self.seed = seed
-        self.threads = threads
+        self.threads = threads if self.numel >= THREADED else 1
         # One array: what is large enough for huge pages is cleared several times faster.
         words = np.empty(sum(part.words for part in parts), dtype=np.uint64)
         ends = itertools.accumulate(part.words for part in parts)
@@ -167,7 +164,7 @@ class Scanner:
                 used += result.lists.found.size
             return result
 
-        return Pass(scans=tuple(self._in_threads(scanned, self.pieces)))
+        return Pass(scans=tuple(in_threads(scanned, self.pieces, self.threads)))
 
     def scan_piece(self, piece: Piece, least: float, most: float, *, room: int) -> PieceScan:
         """The same for one piece, of which ``ROOM`` coordinates are listed at most."""
@@ -217,14 +214,6 @@ class Scanner:
             self._rooms.append(own.room)
         room: Room = own.room
         return room
-
-    def _in_threads(self, work: Callable[[Piece], T], pieces: Sequence[Piece]) -> Iterator[T]:
-        threads = min(self.threads, len(pieces))
-        if threads == 1 or self.numel < THREADED:
-            yield from map(work, pieces)
-            return
-        with ThreadPoolExecutor(threads) as pool:
-            yield from pool.map(work, pieces)
 
 
 _NO_BINS = new_bins()

@@ -212,7 +212,7 @@ def _middle(known: Bracket) -> float:
 def _resolved(scanner: Scanner, limits: Limits, result: Pass, passes: int) -> Found:
     """Keep what is affordable of a list."""
     lists = [_listed(scanner, piece, scan) for piece, scan in zip(scanner.pieces, result.scans, strict=True)]
-    kept = keep_affordable(lists, result.kept_units, result.kept, limits)
+    kept = keep_affordable(lists, result.kept_units, result.kept, limits, threads=scanner.threads)
     return _found(scanner, result, kept, passes)
 
 
@@ -228,7 +228,7 @@ def _ties_resolved(scanner: Scanner, limits: Limits, result: Pass, score: float,
             if threshold is None:
                 scanner.release()
                 again = scanner.scan_piece(part, score, score, room=ROOM)
-                kept = keep_affordable([_listed(scanner, part, again)], units, count, limits)
+                kept = keep_affordable([_listed(scanner, part, again)], units, count, limits, threads=1)
                 units, threshold = kept.units, kept.threshold
                 counts[-1] += kept.counts[0]
                 squared[-1] += kept.squared[0]

@@ -97,7 +97,7 @@ def select(
     else:
         chosen = _on_gpu(passes, limits, at_least or 0.0, last_threshold)
     if any(chosen.found.wrong) and nonfinite == "raise":
-        raise _refusal(chosen)
+        raise NonFiniteGradientError.of(dict(zip(chosen.masks, chosen.found.wrong, strict=True)))
     return _selection(gradients, chosen, rule, budget_j)
 
 
@@ -158,13 +158,18 @@ def _check(
         )
     if at_least is not None and not at_least >= 0:
         raise UsageError(f"{at_least} is no score.", next_step="Give a score of 0 or more.")
+    check_nonfinite(nonfinite)
+    if threads is not None and threads < 1:
+        raise UsageError(f"{threads} threads cannot select.", next_step="Give 1 or more.")
+
+
+def check_nonfinite(nonfinite: str) -> None:
+    """Refuse what is no ``NonFinite``."""
     if nonfinite not in get_args(NonFinite):
         raise UsageError(
             f"{nonfinite!r} says nothing about gradients that are not finite.",
             next_step=f"Give one of {', '.join(get_args(NonFinite))}.",
         )
-    if threads is not None and threads < 1:
-        raise UsageError(f"{threads} threads cannot select.", next_step="Give 1 or more.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,17 +251,6 @@ def _everything(scanner: Scanner) -> Found:
     )
 
 
-def _refusal(chosen: _Chosen) -> NonFiniteGradientError:
-    found = chosen.found
-    named = ", ".join(
-        f"{name} ({wrong})" for name, wrong in zip(chosen.masks, found.wrong, strict=True) if wrong
-    )
-    return NonFiniteGradientError(
-        f"{sum(found.wrong)} gradient coordinates are NaN, infinite or too large to square: {named}.",
-        next_step="Lower the learning rate or clip the gradients; no selection was made.",
-    )
-
-
 def _selection(gradients: Mapping[str, Tensor], chosen: _Chosen, rule: Rule, budget_j: float) -> Selection:
     empty = all_bits(0)
     masks: dict[str, TensorMask | DeviceMask] = {
@@ -296,11 +290,13 @@ def _certificate(chosen: _Chosen, rule: Rule, rest_j: float) -> Certificate | No
     )
 
 
+def left_out(wrong: int) -> list[str]:
+    """The warning about gradients that cannot be ranked, if there are any."""
+    return [f"{wrong} gradient coordinates are not finite and were left out."] if wrong else []
+
+
 def _warnings(chosen: _Chosen, rule: Rule, budget_j: float, spent_j: float, kept: int) -> tuple[str, ...]:
-    warnings = []
-    wrong = sum(chosen.found.wrong)
-    if wrong:
-        warnings.append(f"{wrong} gradient coordinates are not finite and were left out.")
+    warnings = left_out(sum(chosen.found.wrong))
     if kept and spent_j > budget_j:
         warnings.append(
             f"{rule} keeps everything and spends {spent_j:.4g} J of a budget of {budget_j:.4g} J."
