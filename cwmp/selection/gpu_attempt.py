@@ -156,7 +156,6 @@ def _narrow(update: GpuUpdate, sheet: Tensor, lists: _Lists) -> None:
         lists.places,
         lists.counts,
         update.words,
-        sheet[-2 * FEW :],
         layout.blocks,
         tensors,
         kind=update.kind,

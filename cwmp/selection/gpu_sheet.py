@@ -1,6 +1,6 @@
 """The sheet of integers that a selection sends to the GPU, and reads back filled in.
 
-    octaves │ sample │ bins │ head │ rows by tensor │ sums by program │ the few
+    octaves │ sample │ bins │ head │ rows by tensor │ the few │ sums by program
     ├────────────── sent ──────────────────────────┤
                             ├──────────────── read back ──────────────────────┤
 
@@ -128,13 +128,13 @@ class Filled:
     @property
     def sums(self) -> Sequence[float]:
         """The five sums."""
-        begin = HEAD_SIZE + ROW_COUNT * self.sheet.tensors
-        numbers = self.numbers[begin : begin + SUMS * self.sheet.programs].view(np.float64)
+        numbers = self.numbers[self.numbers.size - SUMS * self.sheet.programs :].view(np.float64)
         return [float(total) for total in numbers.reshape(SUMS, -1).sum(1)]
 
     @property
     def few(self) -> tuple[Integers, Integers]:
         """Slots and keys of the few, in any order."""
         found = self.head(FEW_FOUND)
-        slots, keys = self.numbers[-2 * FEW :].reshape(2, FEW)[:, :found]
+        begin = HEAD_SIZE + ROW_COUNT * self.sheet.tensors
+        slots, keys = self.numbers[begin : begin + 2 * FEW].reshape(2, FEW)[:, :found]
         return slots, keys

@@ -7,6 +7,7 @@ comes with CUDA builds of torch, and a C compiler for it. What they choose is wh
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib.util import find_spec
@@ -82,10 +83,19 @@ def passes_if_ranked(
     alike = all(part.dtype == first.dtype and part.device == first.device for part in present.values())
     if kind == RANDOM or not alike or first.dtype not in FORMATS:
         return None
-    prices = [prices_of(name, gradient, costs[name])[0] for name, gradient in present.items()]
-    if any(price.size > 1 for price in prices):
+    prices = [_one_price(name, gradient, costs[name]) for name, gradient in present.items()]
+    known = [price for price in prices if price is not None]
+    if len(known) < len(prices):
         return None
     from cwmp.selection.gpu_passes import GpuPasses
     from cwmp.selection.gpu_update import GpuUpdate
 
-    return GpuPasses(GpuUpdate(present, [float(price[0]) for price in prices], kind=kind))
+    return GpuPasses(GpuUpdate(present, known, kind=kind))
+
+
+def _one_price(name: str, gradient: Tensor, cost: float | Tensor) -> float | None:
+    """The price of a whole tensor; None if it has several."""
+    if isinstance(cost, float) and 0 < cost < math.inf:
+        return cost
+    prices, _ = prices_of(name, gradient, cost)
+    return float(prices[0]) if prices.size == 1 else None

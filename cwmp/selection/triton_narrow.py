@@ -6,7 +6,8 @@
     settle   above that bin: kept; in it: the few, whom the host resolves exactly
     finish   what the host kept of the few
 
-One program lists and reads GROUP blocks, so what it adds up does not depend on chance.
+One program lists and reads GROUP blocks, so what it adds up does not depend on chance. Atomic operations are
+relaxed: what they write is read by a later kernel.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def gather(
     ones = ones_in(left.to(tl.int32)) + ones_in((left >> 32).to(tl.int32))
     total = tl.sum(ones)
     if total > room:
-        tl.atomic_add(sheet + FULL, tl.full((), 1, tl.int64))
+        tl.atomic_add(sheet + FULL, tl.full((), 1, tl.int64), sem="relaxed")
         left = left * 0
         total = total * 0
     tl.store(counts + tl.program_id(0), total)
@@ -104,9 +105,9 @@ def _add_by_tensor(row: tl.tensor, tensor: tl.tensor, amounts: tl.tensor, known:
     """Add amounts to a row; at once where all are of one tensor."""
     first = tl.min(tl.where(known, tensor, 0x7FFFFFFF))
     if first == tl.max(tl.where(known, tensor, 0)):
-        tl.atomic_add(row + first, tl.sum(amounts))
+        tl.atomic_add(row + first, tl.sum(amounts), sem="relaxed")
     else:
-        tl.atomic_add(row + tensor, amounts, mask=known & (amounts > 0))
+        tl.atomic_add(row + tensor, amounts, mask=known & (amounts > 0), sem="relaxed")
 
 
 @triton.jit
@@ -166,7 +167,7 @@ def bins(
     _add_by_tensor(row_at(sheet, INSIDE, tensor_count, 0), own_tensor, inside, own_known)
     _add_by_tensor(row_at(sheet, WRONG, tensor_count, 0), own_tensor, wrong, own_known)
     spent = tl.sum(kept * tl.load(row_at(sheet, SHARE, tensor_count, own_tensor)))
-    target = sheet + ROWS + ROW_COUNT * tensor_count + tl.program_id(0)
+    target = sheet + ROWS + ROW_COUNT * tensor_count + 2 * FEW + tl.program_id(0)
     for column in tl.static_range(3):
         # A column that was not added up has no row.
         total = tl.sum(tl.load(sums + column * blocks + own, mask=own_known & (column < columns), other=0.0))
@@ -181,9 +182,9 @@ def bins(
         share = tl.load(row_at(sheet, SHARE, tensor_count, tensor))
         between = there & (bits >= low) & (bits < high)
         bin_ = _bin_of(sheet, bits, slot, blocks.to(tl.int64) * block)
-        tl.atomic_add(sheet + OCTAVES + BINS + bin_, share, mask=between)
+        tl.atomic_add(sheet + OCTAVES + BINS + bin_, share, mask=between, sem="relaxed")
         above += tl.where(there & (bits >= high), share, 0)
-    tl.atomic_add(sheet + SPENT, spent + tl.sum(above))
+    tl.atomic_add(sheet + SPENT, spent + tl.sum(above), sem="relaxed")
 
 
 @triton.jit
@@ -202,7 +203,6 @@ def settle(
     places: tl.tensor,
     listed: tl.tensor,
     words: tl.tensor,
-    few: tl.tensor,
     blocks: tl.tensor,
     tensor_count: tl.tensor,
     kind: tl.constexpr,
@@ -213,6 +213,7 @@ def settle(
 ) -> None:
     """Keep what lies above the bin of the end, and write down what lies in it."""
     low, high, edge = tl.load(sheet + LOW), tl.load(sheet + HIGH), tl.load(sheet + BIN)
+    few = sheet + ROWS + ROW_COUNT * tensor_count
     squared = tl.zeros((LISTED_AT_ONCE,), tl.float64)
     absolute = tl.zeros((LISTED_AT_ONCE,), tl.float64)
     count = tl.load(listed + tl.program_id(0))
@@ -223,17 +224,17 @@ def settle(
         between = there & (bits >= low) & (bits < high)
         bin_ = _bin_of(sheet, bits, slot, blocks.to(tl.int64) * block)
         kept = there & ((bits >= high) | (between & (bin_ > edge)))
-        tl.atomic_or(words + slot // 32, _bit_of(slot), mask=kept)
+        tl.atomic_or(words + slot // 32, _bit_of(slot), mask=kept, sem="relaxed")
         _add_by_tensor(row_at(sheet, SETTLED, tensor_count, 0), tensor, kept.to(tl.int64), there)
         wide = tl.where(kept, magnitude, 0.0).to(tl.float64)
         squared += wide * wide
         absolute += wide
         chosen = between & (bin_ == edge)
-        order = tl.atomic_add(sheet + FEW_FOUND + 0 * slot, chosen.to(tl.int64), mask=chosen)
+        order = tl.atomic_add(sheet + FEW_FOUND + 0 * slot, chosen.to(tl.int64), mask=chosen, sem="relaxed")
         tl.store(few + order, slot, mask=chosen & (order < FEW))
         key = magnitude.to(tl.int32, bitcast=True).to(tl.int64)
         tl.store(few + FEW + order, key, mask=chosen & (order < FEW))
-    target = sheet + ROWS + ROW_COUNT * tensor_count + 3 * tl.num_programs(0) + tl.program_id(0)
+    target = few + 2 * FEW + 3 * tl.num_programs(0) + tl.program_id(0)
     tl.store(target, tl.sum(squared).to(tl.int64, bitcast=True))
     tl.store(target + tl.num_programs(0), tl.sum(absolute).to(tl.int64, bitcast=True))
 
@@ -243,4 +244,4 @@ def finish(words: tl.tensor, slots: tl.tensor, count: tl.tensor) -> None:
     """Keep those of the few that the host resolved to keep."""
     place = tl.arange(0, FEW)
     slot = tl.load(slots + place, mask=place < count, other=0)
-    tl.atomic_or(words + slot // 32, _bit_of(slot), mask=place < count)
+    tl.atomic_or(words + slot // 32, _bit_of(slot), mask=place < count, sem="relaxed")

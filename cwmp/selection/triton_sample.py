@@ -79,7 +79,7 @@ def sample(
     if tl.program_id(0) < coarse:
         bits = score_bits(magnitude, price_of(sheet, tensors, tensor, known), kind)
         share = tl.load(row_at(sheet, SAMPLE_SHARE, tensors, tensor))
-        tl.atomic_add(sheet + (bits >> OCTAVE_BITS), share, mask=known & (bits > 0))
+        tl.atomic_add(sheet + (bits >> OCTAVE_BITS), share, mask=known & (bits > 0), sem="relaxed")
 
 
 @triton.jit(do_not_specialize=["tensors", "size"])
@@ -112,9 +112,9 @@ def spread(
     bits = score_bits(magnitude, price_of(sheet, tensors, tensor, known), kind)
     counted = known & (bits >= low) & (bits > 0)
     bin_ = (bits - low) >> SAMPLE_SHIFT
-    tl.atomic_add(sheet + OCTAVES + bin_, share, mask=counted & (bin_ < BINS))
+    tl.atomic_add(sheet + OCTAVES + bin_, share, mask=counted & (bin_ < BINS), sem="relaxed")
     above = tl.sum(tl.where(counted & (bin_ >= BINS), share, 0))
-    tl.atomic_add(sheet + SAMPLE_ABOVE, above)
+    tl.atomic_add(sheet + SAMPLE_ABOVE, above, sem="relaxed")
     of_runs = tl.sum(tl.reshape(tl.where(counted, share, 0), (sampled // run, run)), 1)
     tl.store(runs_above + tl.program_id(0), tl.sum((of_runs > 0).to(tl.int32)))
     pairs = tl.reshape(of_runs, (sampled // run // 2, 2))

@@ -59,7 +59,7 @@ def test_kernels_choose_what_sorting_chooses(check: str) -> None:
 
 
 TYPES = {
-    **dict.fromkeys(("sheet", "first_blocks", "numels", "run_begins", "few", "slots", "ends"), "*i64"),
+    **dict.fromkeys(("sheet", "first_blocks", "numels", "run_begins", "slots", "ends"), "*i64"),
     **dict.fromkeys(("tensors", "run_tensors", "kept_words", "words", "counts", "runs_above"), "*i32"),
     **dict.fromkeys(("inside_words", "places", "listed"), "*i32"),
     **dict.fromkeys(("sums", "variances"), "*fp64"),
