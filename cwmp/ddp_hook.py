@@ -67,7 +67,7 @@ class SparseExchange:
         kept = self.gradients.keep(arrived)
         choice = self.gradients.last
         assert choice is not None
-        message = pack(kept, choice.selection.masks)
+        message = pack(kept, choice.selection.bitmasks)
         self.sent_bytes += message.payload_bytes
         messages = _all_gather(message, self._group)
         mean = average(messages, [1] * len(messages), message.coordinates)
