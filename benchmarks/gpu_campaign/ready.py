@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +21,7 @@ from calibration_data import UsageError
 PACKAGES = {"torch": "torch", "triton": "triton", "numpy": "numpy", "scipy": "scipy", "numba": "numba"}
 PACKAGES |= {"pydantic": "pydantic", "pynvml": "nvidia-ml-py"}
 """Modules and the packages that they come with."""
+ONLY_ON_A_GPU = frozenset({"triton", "pynvml"})
 
 
 def run(settings: Settings) -> None:
@@ -29,7 +30,8 @@ def run(settings: Settings) -> None:
     Raises:
         UsageError: something is missing, with everything that is.
     """
-    looks: dict[str, Callable[[], Any]] = {"packages": _packages}
+    needed = PACKAGES.keys() - (ONLY_ON_A_GPU if settings.dry_run else frozenset())
+    looks: dict[str, Callable[[], Any]] = {"packages": lambda: _packages(needed)}
     if not settings.dry_run:
         looks |= {"compiler": _compiler, "gpu": lambda: _gpu(settings.device_name)}
         looks |= {"kernel": lambda: _kernel(settings.device_name)}
@@ -50,9 +52,10 @@ def run(settings: Settings) -> None:
         )
 
 
-def _packages() -> dict[str, str]:
+def _packages(needed: Collection[str]) -> dict[str, str]:
     found, absent = {}, []
-    for module, package in PACKAGES.items():
+    for module in sorted(needed):
+        package = PACKAGES[module]
         try:
             import_module(module)
             found[package] = version(package)
