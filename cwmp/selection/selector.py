@@ -211,16 +211,19 @@ def _on_host(
 
 
 def _on_gpu(passes: GpuPasses, limits: Limits, at_least: float, last_threshold: float | None) -> _Chosen:
+    from cwmp.selection.gpu_attempt import find_on_gpu
+
+    update = passes.update
     # Kernels start on the current GPU, which need not be the one that holds the gradient.
-    with torch.cuda.device_of(passes.words):  # type: ignore[no-untyped-call]
-        found = find_prefix(passes, limits, at_least=at_least, last=last_threshold)
+    with torch.cuda.device_of(update.words):  # type: ignore[no-untyped-call]
+        found = find_on_gpu(passes, limits, at_least=at_least, last=last_threshold)
     masks = {
-        name: DeviceMask(bits=passes.words_of(number), shape=shape, kept=kept)
+        name: DeviceMask(bits=update.words_of(number), shape=shape, kept=kept)
         for number, (name, shape, kept) in enumerate(
-            zip(passes.names, passes.shapes, found.kept, strict=True)
+            zip(update.names, update.shapes, found.kept, strict=True)
         )
     }
-    return _Chosen(masks=masks, found=found, absolute=lambda: passes.absolute, cheapest_j=passes.cheapest_j)
+    return _Chosen(masks=masks, found=found, absolute=lambda: passes.absolute, cheapest_j=update.cheapest_j)
 
 
 def _everything(scanner: Scanner) -> Found:

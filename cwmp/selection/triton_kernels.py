@@ -1,4 +1,4 @@
-"""Passes over an update on a GPU, in Triton; imported only where Triton is, and only this file imports it.
+"""Passes over an update on a GPU, in Triton; only the ``triton_`` files import it, and only where it is.
 
 One program reads BLOCK neighbours of one tensor; which, two small tables tell. A magnitude is compared as an
 integer, which orders non-negative float32 as they are; bfloat16 and float16 become float32 first, exactly.
@@ -12,27 +12,52 @@ import torch
 import triton
 import triton.language as tl
 
+from cwmp.selection.triton_sheet import (
+    ADDRESS,
+    HIGH_KEY,
+    LARGEST_KEY,
+    LOW_KEY,
+    Fixed,
+    magnitude_at,
+    ones_in,
+    row_at,
+)
+
 ELEMENTS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 """Formats that are read; float64 has no place in a float32."""
 
-WARPS = 8
-"""Of a program that reads a block: 16 coordinates per thread, which stay in its registers."""
+WARPS, LIST_WARPS = 4, 8
+"""Of a program that reads a block. 32 coordinates per thread stay in its registers, and what is done once per
+thread is a third of all instructions: with more warps the pass is held up by them rather than by memory."""
 
-LARGEST_KEY = tl.constexpr(0x7F7FFFFF)
-"""Of the largest finite float32."""
+LEAST_SUM, MOST_SUM = Fixed(1e-24), Fixed(1e37)
+"""Between them a sum of squares in float32 has lost nothing to its range."""
 
 
 @triton.jit
-def magnitude_at(start: tl.tensor, place: tl.tensor, mask: tl.tensor) -> tl.tensor:
-    """|g| in float32."""
-    return tl.abs(tl.load(start + place, mask=mask, other=0.0).to(tl.float32))
+def key_of(value: tl.tensor) -> tl.tensor:
+    """|g| as an integer that orders float32 as they are."""
+    return value.to(tl.float32).to(tl.int32, bitcast=True) & 0x7FFFFFFF
 
 
-@triton.jit(do_not_specialize=["blocks"])
+@triton.jit
+def store_sums(
+    target: tl.tensor, blocks: tl.tensor, magnitude: tl.tensor, kept: tl.tensor, absolute: tl.constexpr
+) -> tl.tensor:
+    """Σ g² of all, Σ g² and perhaps Σ |g| of the kept of one block; returns the first."""
+    square = magnitude * magnitude
+    total = tl.sum(square)
+    tl.store(target, total.to(tl.float64))
+    tl.store(target + blocks, tl.sum(tl.where(kept, square, 0.0)).to(tl.float64))
+    if absolute:
+        tl.store(target + 2 * blocks, tl.sum(tl.where(kept, magnitude, 0.0)).to(tl.float64))
+    return total
+
+
+@triton.jit(do_not_specialize=["blocks", "tensor_count"])
 def classify(
-    addresses: tl.tensor,
+    sheet: tl.tensor,
     numels: tl.tensor,
-    keys: tl.tensor,
     tensors: tl.tensor,
     first_blocks: tl.tensor,
     kept_words: tl.tensor,
@@ -40,51 +65,58 @@ def classify(
     counts: tl.tensor,
     sums: tl.tensor,
     blocks: tl.tensor,
+    tensor_count: tl.tensor,
     element: tl.constexpr,
     absolute: tl.constexpr,
     block: tl.constexpr,
 ) -> None:
     """Masks of what lies above and inside a bracket, and by block their numbers and sums.
 
-    ``keys`` holds two per tensor: of the lowest magnitude inside, and of the lowest above. ``counts`` has
-    three rows of ``blocks``: kept, inside, not finite; ``sums`` Σ g² of all, Σ g² and Σ |g| of the kept.
+    ``counts`` has three rows of ``blocks``: kept, inside, not finite; ``sums`` Σ g² of all, Σ g² and Σ |g| of
+    the kept.
     """
     number = tl.program_id(0)
     tensor = tl.load(tensors + number)
     begin = (number - tl.load(first_blocks + tensor)).to(tl.int64) * block
-    start = tl.load(addresses + tensor).to(tl.pointer_type(element)) + begin
+    start = tl.load(row_at(sheet, ADDRESS, tensor_count, tensor)).to(tl.pointer_type(element)) + begin
     start = tl.multiple_of(start, 16)
     left = tl.load(numels + tensor) - begin
-    low, high = tl.load(keys + 2 * tensor), tl.load(keys + 2 * tensor + 1)
+    low = tl.load(row_at(sheet, LOW_KEY, tensor_count, tensor)).to(tl.int32)
+    high = tl.load(row_at(sheet, HIGH_KEY, tensor_count, tensor)).to(tl.int32)
     word = tl.arange(0, block // 32)
     bit = tl.arange(0, 32)
     place = word[:, None] * 32 + bit[None, :]
     # Without a mask 16 bytes are read at a time.
     if left >= block:
-        magnitude = tl.abs(tl.load(start + place).to(tl.float32))
+        key = key_of(tl.load(start + place))
     else:
-        magnitude = magnitude_at(start, place, place < left)
-    key = magnitude.to(tl.int32, bitcast=True)
-    finite = key <= LARGEST_KEY
-    kept = (key >= high) & finite
-    inside = (key >= low) & (key < high) & finite
+        key = key_of(tl.load(start + place, mask=place < left, other=0.0))
+    wrong = 0
+    if tl.max(key) > LARGEST_KEY:
+        wrong = tl.sum((key > LARGEST_KEY).to(tl.int32))
+        key = tl.where(key > LARGEST_KEY, 0, key)
+    kept = key >= high
+    mask = (tl.full((32,), 1, tl.int32) << bit)[None, :]
+    kept_word = tl.sum(tl.where(kept, mask, 0), 1)
+    inside_word = kept_word ^ tl.sum(tl.where(key >= low, mask, 0), 1)
     target = number.to(tl.int64) * (block // 32) + word
-    tl.store(kept_words + target, tl.sum(kept.to(tl.int32) << bit[None, :], 1))
-    tl.store(inside_words + target, tl.sum(inside.to(tl.int32) << bit[None, :], 1))
-    tl.store(counts + number, tl.sum(kept.to(tl.int32)))
-    tl.store(counts + blocks + number, tl.sum(inside.to(tl.int32)))
-    tl.store(counts + 2 * blocks + number, tl.sum(1 - finite.to(tl.int32)))
-    wide = tl.where(finite, magnitude, 0.0).to(tl.float64)
-    square = wide * wide
-    tl.store(sums + number, tl.sum(square))
-    tl.store(sums + blocks + number, tl.sum(tl.where(kept, square, 0.0)))
-    if absolute:
-        tl.store(sums + 2 * blocks + number, tl.sum(tl.where(kept, wide, 0.0)))
+    tl.store(kept_words + target, kept_word)
+    tl.store(inside_words + target, inside_word)
+    # Two counts in one sum.
+    both = tl.sum(ones_in(kept_word) + (ones_in(inside_word) << 16))
+    tl.store(counts + number, both & 0xFFFF)
+    tl.store(counts + blocks + number, both >> 16)
+    tl.store(counts + 2 * blocks + number, wrong)
+    # Squares of a block are summed in float32, and again where they may be too large or too small for it.
+    magnitude = key.to(tl.float32, bitcast=True)
+    total = store_sums(sums + number, blocks, magnitude, kept, absolute)
+    if (total < LEAST_SUM) | (total > MOST_SUM):
+        store_sums(sums + number, blocks, magnitude.to(tl.float64), kept, absolute)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tensor_count"])
 def list_inside(
-    addresses: tl.tensor,
+    sheet: tl.tensor,
     tensors: tl.tensor,
     first_blocks: tl.tensor,
     inside_words: tl.tensor,
@@ -92,6 +124,7 @@ def list_inside(
     counts: tl.tensor,
     slots: tl.tensor,
     magnitudes: tl.tensor,
+    tensor_count: tl.tensor,
     element: tl.constexpr,
     block: tl.constexpr,
 ) -> None:
@@ -104,7 +137,7 @@ def list_inside(
     if count:
         tensor = tl.load(tensors + number)
         begin = (number - tl.load(first_blocks + tensor)).to(tl.int64) * block
-        start = tl.load(addresses + tensor).to(tl.pointer_type(element)) + begin
+        start = tl.load(row_at(sheet, ADDRESS, tensor_count, tensor)).to(tl.pointer_type(element)) + begin
         place = tl.arange(0, block)
         slot = number.to(tl.int64) * block + place
         inside = (tl.load(inside_words + slot // 32) >> (place % 32)) & 1
@@ -112,28 +145,3 @@ def list_inside(
         listed = inside == 1
         tl.store(slots + target, slot, mask=listed)
         tl.store(magnitudes + target, magnitude_at(start, place, listed), mask=listed)
-
-
-@triton.jit(do_not_specialize=["size"])
-def sample(
-    addresses: tl.tensor,
-    numels: tl.tensor,
-    run_tensors: tl.tensor,
-    run_begins: tl.tensor,
-    magnitudes: tl.tensor,
-    size: tl.tensor,
-    element: tl.constexpr,
-    run: tl.constexpr,
-    sampled: tl.constexpr,
-) -> None:
-    """|g| of runs of neighbours; 0 for what is not finite."""
-    place = tl.program_id(0) * sampled + tl.arange(0, sampled)
-    known = place < size
-    tensor = tl.load(run_tensors + place // run, mask=known, other=0)
-    begin = tl.load(run_begins + place // run, mask=known, other=0)
-    start = tl.load(addresses + tensor).to(tl.pointer_type(element))
-    begin += place % run
-    known &= begin < tl.load(numels + tensor)
-    magnitude = magnitude_at(start, begin, known)
-    finite = magnitude.to(tl.int32, bitcast=True) <= LARGEST_KEY
-    tl.store(magnitudes + place, tl.where(finite, magnitude, 0.0), mask=place < size)
