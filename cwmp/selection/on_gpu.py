@@ -20,7 +20,7 @@ from cwmp.selection.rules import RANDOM, SCORES, Rule
 from cwmp.selection.update import present_in, prices_of
 
 if TYPE_CHECKING:
-    from cwmp.selection.gpu_passes import GpuPasses
+    from cwmp.selection.gpu.passes import GpuPasses
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def run_a_kernel(device: torch.device) -> None:
         RuntimeError: it wrote something else than it should.
         Exception: whatever Triton or the driver raise.
     """
-    from cwmp.selection import triton_narrow
+    from cwmp.selection.gpu import triton_narrow
 
     words = torch.zeros(4, dtype=torch.int32, device=device)
     with torch.cuda.device_of(words):  # type: ignore[no-untyped-call]
@@ -87,8 +87,8 @@ def passes_if_ranked(
     known = [price for price in prices if price is not None]
     if len(known) < len(prices):
         return None
-    from cwmp.selection.gpu_passes import GpuPasses
-    from cwmp.selection.gpu_update import GpuUpdate
+    from cwmp.selection.gpu.passes import GpuPasses
+    from cwmp.selection.gpu.update import GpuUpdate
 
     return GpuPasses(GpuUpdate(present, known, kind=kind))
 

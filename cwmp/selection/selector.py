@@ -40,7 +40,7 @@ from cwmp.selection.search import Found, ScannerPasses, find_prefix
 from cwmp.selection.update import parts_of
 
 if TYPE_CHECKING:
-    from cwmp.selection.gpu_passes import GpuPasses
+    from cwmp.selection.gpu.passes import GpuPasses
 
 NonFinite = Literal["raise", "drop"]
 """What to do about gradients that are NaN, infinite or too large to be squared: refuse, or leave them out."""
@@ -211,7 +211,7 @@ def _on_host(
 
 
 def _on_gpu(passes: GpuPasses, limits: Limits, at_least: float, last_threshold: float | None) -> _Chosen:
-    from cwmp.selection.gpu_attempt import find_on_gpu
+    from cwmp.selection.gpu.attempt import find_on_gpu
 
     update = passes.update
     # Kernels start on the current GPU, which need not be the one that holds the gradient.

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from cwmp.selection import Rule, Selection, gpu_sheet, select
+from cwmp.selection import Rule, Selection, select
 from cwmp.selection.bracket import Bracket
-from cwmp.selection.gpu_attempt import _attempt
-from cwmp.selection.gpu_sample import expect, sample_of
-from cwmp.selection.gpu_update import GpuUpdate
+from cwmp.selection.gpu import sheet as gpu_sheet
+from cwmp.selection.gpu.attempt import _attempt
+from cwmp.selection.gpu.sample import expect, sample_of
+from cwmp.selection.gpu.update import GpuUpdate
 from cwmp.selection.limits import Limits
 from cwmp.selection.on_gpu import passes_if_ranked, run_a_kernel
 from cwmp.selection.rules import SCORES

@@ -15,8 +15,8 @@ import torch
 
 from cwmp.selection import on_gpu
 from cwmp.selection.exact import to_units
-from cwmp.selection.gpu_layout import BLOCK, GROUP, RUN, layout_of, runs_of
-from cwmp.selection.gpu_listed import Prices, Ranked, end_of
+from cwmp.selection.gpu.layout import BLOCK, GROUP, RUN, layout_of, runs_of
+from cwmp.selection.gpu.listed import Prices, Ranked, end_of
 from cwmp.selection.limits import Limits
 from cwmp.selection.mask_bits import all_bits
 from cwmp.selection.on_gpu import passes_if_ranked, passes_on_gpu
@@ -71,7 +71,7 @@ NARROWED = {"kind": 0, "block": BLOCK, "group": GROUP, "room": GROUP * BLOCK // 
 
 def kernels() -> dict[str, tuple[Any, dict[str, Any], dict[str, str], int]]:
     """By name: function, constants, what has another type than elsewhere, warps."""
-    from cwmp.selection import triton_kernels, triton_narrow, triton_sample
+    from cwmp.selection.gpu import triton_kernels, triton_narrow, triton_sample
 
     sampled, number = {"kind": 0, "run": RUN, "sampled": 1024}, {"tensors": "i32"}
     listing = {name: NARROWED[name] for name in ("block", "group", "room")}

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cwmp.selection.exact import from_units, to_units
-from cwmp.selection.gpu_sheet import SHARES, in_shares, share_of
+from cwmp.selection.gpu.sheet import SHARES, in_shares, share_of
 from cwmp.selection.limits import Limits
 from cwmp.selection.prefix import FEW, affordable
 from cwmp.selection.rules import MAGNITUDE_PER_JOULE, SQUARE_PER_JOULE

@@ -10,11 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cwmp.selection import gpu_sheet, triton_kernels, triton_sample
 from cwmp.selection.bracket import Bracket
-from cwmp.selection.gpu_layout import BLOCK, GROUP, WORD_BITS, layout_of
-from cwmp.selection.gpu_listed import Prices
-from cwmp.selection.gpu_sheet import Sheet, bits_of, in_shares, share_of
+from cwmp.selection.gpu import sheet as gpu_sheet
+from cwmp.selection.gpu import triton_kernels, triton_sample
+from cwmp.selection.gpu.layout import BLOCK, GROUP, WORD_BITS, layout_of
+from cwmp.selection.gpu.listed import Prices
+from cwmp.selection.gpu.sheet import Sheet, bits_of, in_shares, share_of
 from cwmp.selection.limits import Limits
 from cwmp.selection.rules import MAGNITUDE_PER_JOULE
 

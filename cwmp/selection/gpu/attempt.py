@@ -20,14 +20,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cwmp.selection import gpu_sheet, triton_narrow
 from cwmp.selection.bracket import Bracket
-from cwmp.selection.gpu_layout import BLOCK, GROUP
-from cwmp.selection.gpu_listed import scores_of
-from cwmp.selection.gpu_passes import GpuPasses
-from cwmp.selection.gpu_sample import DEVIATIONS, expect, sample_of
-from cwmp.selection.gpu_sheet import BINS, Filled, Integers
-from cwmp.selection.gpu_update import Classified, GpuUpdate
+from cwmp.selection.gpu import sheet as gpu_sheet
+from cwmp.selection.gpu import triton_narrow
+from cwmp.selection.gpu.layout import BLOCK, GROUP
+from cwmp.selection.gpu.listed import scores_of
+from cwmp.selection.gpu.passes import GpuPasses
+from cwmp.selection.gpu.sample import DEVIATIONS, expect, sample_of
+from cwmp.selection.gpu.sheet import BINS, Filled, Integers
+from cwmp.selection.gpu.update import Classified, GpuUpdate
 from cwmp.selection.limits import Limits
 from cwmp.selection.prefix import FEW
 from cwmp.selection.search import LAST_ROUND, SMALL, Found, find_prefix

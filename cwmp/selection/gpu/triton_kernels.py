@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from cwmp.selection.triton_sheet import (
+from cwmp.selection.gpu.triton_sheet import (
     ADDRESS,
     HIGH_KEY,
     LARGEST_KEY,

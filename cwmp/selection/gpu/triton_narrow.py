@@ -15,7 +15,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from cwmp.selection.triton_sheet import (
+from cwmp.selection.gpu.triton_sheet import (
     ADDRESS,
     BIN,
     BINS,

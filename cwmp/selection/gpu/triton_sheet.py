@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from cwmp.selection import gpu_sheet
+from cwmp.selection.gpu import sheet as gpu_sheet
 from cwmp.selection.prefix import FEW as FEW_COORDINATES
 from cwmp.selection.rules import MAGNITUDE_PER_JOULE as PER_JOULE
 from cwmp.selection.rules import SQUARE_PER_JOULE as SQUARES

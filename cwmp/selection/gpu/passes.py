@@ -16,12 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cwmp.selection import gpu_sheet, triton_kernels
 from cwmp.selection.bracket import Bracket
-from cwmp.selection.gpu_layout import BLOCK, RUN, WORD_BITS
-from cwmp.selection.gpu_listed import Ranked, end_of, scores_of
-from cwmp.selection.gpu_sample import DEVIATIONS, expect, sample_of
-from cwmp.selection.gpu_update import GpuUpdate
+from cwmp.selection.gpu import sheet as gpu_sheet
+from cwmp.selection.gpu import triton_kernels
+from cwmp.selection.gpu.layout import BLOCK, RUN, WORD_BITS
+from cwmp.selection.gpu.listed import Ranked, end_of, scores_of
+from cwmp.selection.gpu.sample import DEVIATIONS, expect, sample_of
+from cwmp.selection.gpu.update import GpuUpdate
 from cwmp.selection.limits import Limits
 from cwmp.selection.mask_bits import unpacked
 from cwmp.selection.search import Found

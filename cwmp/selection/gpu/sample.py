@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cwmp.selection import triton_sample
 from cwmp.selection.bracket import FEW_RUNS
-from cwmp.selection.gpu_layout import RUN, Runs, runs_of
-from cwmp.selection.gpu_update import TENSORS_PER_PROGRAM, GpuUpdate
+from cwmp.selection.gpu import triton_sample
+from cwmp.selection.gpu.layout import RUN, Runs, runs_of
+from cwmp.selection.gpu.update import TENSORS_PER_PROGRAM, GpuUpdate
 
 SAMPLE = 1 << 20
 SAMPLE_SHARE = 16
