@@ -7,10 +7,12 @@ Read: bounded in size, and every problem is one line with the name of the field.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +24,10 @@ from calibration_data.errors import InvalidFileError, UsageError
 
 MAX_SHOWN = 200
 """Characters of a field name or message that are shown; both can come from a hostile file."""
+
+LOCK_POLL_S = 0.02
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
+"""What file systems without locks say: nobody can be kept out, and nobody is."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -57,6 +63,12 @@ def write_whole(path: Path, content: str | bytes) -> None:
         raise UsageError(
             f"{path} cannot be written ({error.strerror}).", next_step="Choose another place."
         ) from error
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what a process that was killed while it wrote this file has left beside it."""
+    for left in path.parent.glob(f".{path.name}.*"):
+        left.unlink(missing_ok=True)
 
 
 def append_line(path: Path, line: str) -> None:
@@ -166,7 +178,7 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def alone_in(folder: Path, *, other: str, next_step: str) -> Iterator[None]:
+def alone_in(folder: Path, *, other: str, next_step: str, patience_s: float = 0.0) -> Iterator[None]:
     """Keep every other process that asks for the same out of a folder, which is made if it is not there.
 
     The lock ends with the process, however it ends.
@@ -175,6 +187,7 @@ def alone_in(folder: Path, *, other: str, next_step: str) -> Iterator[None]:
         folder: to be alone in.
         other: who has the folder, if somebody has, as in ``Another server is at work``.
         next_step: what to do then.
+        patience_s: how long to wait for a process that is ending.
 
     Raises:
         UsageError: another process has it, or it cannot be made.
@@ -187,10 +200,22 @@ def alone_in(folder: Path, *, other: str, next_step: str) -> Iterator[None]:
             f"{folder} cannot be made ({error.strerror}).", next_step="Choose another folder."
         ) from error
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(f"{other} in {folder}.", next_step=next_step) from error
+        deadline_s = time.monotonic() + patience_s
+        while not _locked(descriptor):
+            if time.monotonic() >= deadline_s:
+                raise UsageError(f"{other} in {folder}.", next_step=next_step)
+            time.sleep(LOCK_POLL_S)
         yield
     finally:
         os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    return True

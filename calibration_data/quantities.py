@@ -72,13 +72,13 @@ class Work(Mapping[str, float]):
             if not own:
                 return other
             names = sorted(own.keys() | added.keys(), key=_PLACES.__getitem__)
-            return Work._checked({name: own.get(name, 0.0) + added.get(name, 0.0) for name in names})
-        return Work._checked({name: amount + added.get(name, 0.0) for name, amount in own.items()})
+            return Work.in_order({name: own.get(name, 0.0) + added.get(name, 0.0) for name in names})
+        return Work.in_order({name: amount + added.get(name, 0.0) for name, amount in own.items()})
 
     def __mul__(self, factor: float) -> Work:
         if not factor > 0:
             return Work({name: amount * factor for name, amount in self.amounts.items()})
-        return Work._checked({name: amount * factor for name, amount in self.amounts.items()})
+        return Work.in_order({name: amount * factor for name, amount in self.amounts.items()})
 
     __rmul__ = __mul__
 
@@ -94,12 +94,12 @@ class Work(Mapping[str, float]):
 
     def without_times(self) -> Work:
         """The operations alone, without the seconds of the power terms."""
-        return Work._checked(
+        return Work.in_order(
             {name: amount for name, amount in self.amounts.items() if name not in POWER_TERMS}
         )
 
     @classmethod
-    def _checked(cls, amounts: dict[str, float]) -> Work:
+    def in_order(cls, amounts: dict[str, float]) -> Work:
         """Work of known terms in their order, whose amounts may have become infinite or vanished."""
         if not (isfinite(sum(amounts.values())) and all(amounts.values())):
             return cls(amounts)

@@ -86,8 +86,7 @@ class CostModel:
             UsageError: the gain is asked for, and nobody gave its uncertainty.
         """
         gain_u_rel = self._gain_u_rel() if with_gain else 0.0
-        known = self._knowledge(self._charged(work))
-        amounts = np.array([work.amounts[name] for name in known.names])
+        known, amounts = self._known_amounts(work)
         value = float(amounts @ known.values)
         variance = float(amounts @ known.covariance @ amounts)
         return Estimate(
@@ -95,6 +94,15 @@ class CostModel:
             standard_uncertainty=math.hypot(math.sqrt(max(variance, 0.0)), gain_u_rel * value),
             degrees_of_freedom=welch_satterthwaite(amounts**2 * known.variances, known.degrees_of_freedom),
         )
+
+    def value_j(self, work: Work) -> float:
+        """The best estimate of ``predict_j`` alone.
+
+        Raises:
+            MissingCoefficientError: a needed coefficient is refused or absent.
+        """
+        known, amounts = self._known_amounts(work)
+        return float(amounts @ known.values)
 
     def values(self, names: Sequence[str]) -> NDArray[np.float64]:
         """Costs by term, shape (n_names,), in each term's unit.
@@ -213,6 +221,11 @@ class CostModel:
                 degrees_of_freedom=np.array([self._degrees_of_freedom(name) for name in names]),
             )
         return self._known[names]
+
+    def _known_amounts(self, work: Work) -> tuple[_Knowledge, NDArray[np.float64]]:
+        """What is known of the costs of some work, and its amounts in the same order."""
+        known = self._knowledge(self._charged(work))
+        return known, np.array([work.amounts[name] for name in known.names])
 
     def _require(self, names: Iterable[str]) -> None:
         problems = []

@@ -296,7 +296,7 @@ def _tensor_entry(cost: TensorCost) -> TensorEntry:
         element_bytes=cost.layout.element_bytes,
         level=cost.level,
         density=cost.density,
-        price_j=cost.price_j.value,
+        price_j=cost.value_j,
         standard_uncertainty_j=cost.price_j.standard_uncertainty,
         uplink_j=cost.uplink_j,
         block=BlockEntry(

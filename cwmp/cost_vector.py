@@ -13,21 +13,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from calibration_data import Provenance, UsageError, Work
+from calibration_data import TERMS, Provenance, UsageError, Work
 from cost_models import CostModel, Estimate
 from cwmp.links import Link, named_link
 from cwmp.op_counts import HEADER_BYTES, IndexCoding, Phase, Touched, count_touched, index_bytes
 from cwmp.pricing import Boundary, Pricing, TensorCost, added, total_work
 from cwmp.tensors import TensorLayout, trainable_tensors
+from cwmp.work_table import UnitWork, WorkTable
+
+if TYPE_CHECKING:
+    from cwmp.selection.result import Mask
+
+_NOTHING = Touched(kept=0, lines=0, rows=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,22 +42,22 @@ class MaskCost:
     """What keeping exactly these coordinates costs.
 
     Attributes:
-        touched: coordinates, lines and rows by tensor.
-        work: exact work by tensor and phase, with its seconds.
-        update_j: joules of packing and applying.
+        touched: coordinates, lines and rows of every tensor.
+        works: exact work by phase, with its seconds, of each of them.
+        marginal_work: their sum.
+        pricing: of the cost vector.
         uplink_j: joules of sending all but the header, zero where the link is outside the boundary.
-        marginal_j: both together: what the prices approximate.
-        total_j: the same with all that is fixed.
+        total_j: joules of everything, what is fixed included.
         priced_j: Σ price·kept, to see how well the prices at their stated density describe this mask.
         payload_bytes: of the message; exactly its length if it is known for every tensor which coordinates
             are kept, expected where only their number is.
     """
 
     touched: Mapping[str, Touched]
-    work: Mapping[str, Mapping[Phase, Work]]
-    update_j: Estimate
+    works: Mapping[Phase, WorkTable] = field(compare=False, repr=False)
+    marginal_work: Work
+    pricing: Pricing = field(repr=False)
     uplink_j: Estimate
-    marginal_j: Estimate
     total_j: Estimate
     priced_j: float
     payload_bytes: float
@@ -60,9 +67,27 @@ class MaskCost:
         """Number of kept coordinates."""
         return sum(touched.kept for touched in self.touched.values())
 
+    @cached_property
+    def update_j(self) -> Estimate:
+        """Joules of packing and applying."""
+        return self.pricing.model.predict_j(self.marginal_work)
+
+    @property
+    def marginal_j(self) -> Estimate:
+        """Those and the uplink's: what the prices approximate."""
+        return added(self.update_j, self.uplink_j)
+
+    @property
+    def work(self) -> dict[str, dict[Phase, Work]]:
+        """The works by tensor and phase."""
+        return {
+            name: {phase: table[place] for phase, table in self.works.items()}
+            for place, name in enumerate(self.touched)
+        }
+
     def phase_work(self, phase: Phase) -> Work:
         """Work of one phase over all tensors."""
-        return total_work(work[phase] for work in self.work.values())
+        return self.works[phase].total
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +97,14 @@ class CostVector:
     Attributes:
         tensors: cost by tensor name, in the order of the network.
         pricing: everything but the network that decides the prices.
+        units: what ``Pricing.marginal_work`` multiplies.
         fixed_work: work that is done whatever is kept, with its seconds.
         fixed_j: its joules and those of waking the link.
     """
 
     tensors: Mapping[str, TensorCost]
     pricing: Pricing
+    units: UnitWork = field(compare=False, repr=False)
     fixed_work: Work
     fixed_j: Estimate
 
@@ -109,12 +136,17 @@ class CostVector:
     @property
     def prices_j(self) -> dict[str, float]:
         """Joules per kept coordinate by tensor: the costs that ``select`` takes."""
-        return {name: cost.price_j.value for name, cost in self.tensors.items()}
+        return {name: cost.value_j for name, cost in self.tensors.items()}
 
-    @property
+    @cached_property
+    def layouts(self) -> tuple[TensorLayout, ...]:
+        """The tensors without their prices."""
+        return tuple(cost.layout for cost in self.tensors.values())
+
+    @cached_property
     def coordinates(self) -> int:
         """Number of gradient coordinates."""
-        return sum(cost.layout.numel for cost in self.tensors.values())
+        return sum(layout.numel for layout in self.layouts)
 
     def at_density(self, density: float | Mapping[str, float]) -> CostVector:
         """The same network priced at another density, such as the one that a selection realised.
@@ -122,23 +154,25 @@ class CostVector:
         Raises:
             UsageError: a density is not in (0, 1], or is missing for a tensor.
         """
-        fixed_works = {name: cost.fixed_work for name, cost in self.tensors.items()}
-        layouts = [cost.layout for cost in self.tensors.values()]
-        return replace(self, tensors=_tensor_costs(layouts, self.pricing, density, fixed_works))
+        fixed_works = [cost.fixed_work for cost in self.tensors.values()]
+        tensors = _tensor_costs(self.layouts, self.pricing, self.units, density, fixed_works)
+        return replace(self, tensors=tensors)
 
-    def evaluate(self, kept: Mapping[str, Tensor | Touched]) -> MaskCost:
+    def evaluate(self, kept: Mapping[str, Mask | Touched]) -> MaskCost:
         """Joules of exactly these coordinates, by the lines that they touch.
 
         Args:
-            kept: by tensor name a mask in the tensor's shape, True where the coordinate is kept, or counts of
-                coordinates, lines and rows. A tensor without either keeps nothing.
+            kept: by tensor name a mask in the tensor's shape, as booleans or as a selection has it, or counts
+                of coordinates, lines and rows. A tensor without either keeps nothing.
 
         Raises:
             UsageError: a name is unknown, a mask has another shape, or a count is impossible.
         """
-        touched = {name: self._touched(name, part) for name, part in kept.items()}
+        given = {name: self._touched(name, part) for name, part in kept.items()}
+        touched = {name: given.get(name, _NOTHING) for name in self.tensors}
         full = sum(part.kept for part in touched.values()) == self.coordinates
-        if full and list(kept) == list(self.tensors) and all(isinstance(p, Tensor) for p in kept.values()):
+        counted = any(isinstance(part, Touched) for part in kept.values())
+        if full and not counted and list(kept) == list(self.tensors):
             return self._cost_of_everything
         return self._cost(touched, 0.0 if full else self._index_bytes(kept, touched), full=full)
 
@@ -151,15 +185,14 @@ class CostVector:
     def _cost(self, touched: Mapping[str, Touched], coded_bytes: float, *, full: bool) -> MaskCost:
         """What touching so much costs, with so many bytes of indices."""
         pricing = self.pricing
-        work: dict[str, Mapping[Phase, Work]] = {}
-        priced_j = 0.0
-        for name, part in touched.items():
-            cost = self.tensors[name]
-            density = part.kept / cost.layout.numel or cost.density
-            work[name] = pricing.marginal_work(cost.layout, part, density, full_message=full)
-            priced_j += part.kept * cost.price_j.value
-        marginal_work = total_work(phase for phases in work.values() for phase in phases.values())
-        update_j = pricing.model.predict_j(marginal_work)
+        parts, costs = list(touched.values()), list(self.tensors.values())
+        densities = [
+            part.kept / cost.layout.numel or cost.density for part, cost in zip(parts, costs, strict=True)
+        ]
+        works = pricing.marginal_work(self.layouts, self.units, parts, densities, full_message=full)
+        # Pack and apply of one tensor after the other.
+        in_order = np.stack([works["pack"].amounts, works["apply"].amounts], axis=1)
+        marginal_work = WorkTable(in_order.reshape(-1, len(TERMS))).total
         content_bytes = self._value_bytes(touched) + coded_bytes
         uplink_j, fixed_link_j = pricing.uplink_j(content_bytes), pricing.fixed_link_j()
         on_device_j = pricing.model.predict_j(self.fixed_work + marginal_work)
@@ -170,12 +203,12 @@ class CostVector:
         )
         return MaskCost(
             touched=MappingProxyType(touched),
-            work=MappingProxyType(work),
-            update_j=update_j,
+            works=MappingProxyType(works),
+            marginal_work=marginal_work,
+            pricing=pricing,
             uplink_j=uplink_j,
-            marginal_j=added(update_j, uplink_j),
             total_j=added(on_device_j, link_j),
-            priced_j=priced_j,
+            priced_j=sum(part.kept * cost.value_j for part, cost in zip(parts, costs, strict=True)),
             payload_bytes=HEADER_BYTES[pricing.index_coding] + content_bytes,
         )
 
@@ -185,10 +218,10 @@ class CostVector:
     def _value_bytes(self, touched: Mapping[str, Touched]) -> float:
         return sum(part.kept * self.tensors[name].layout.element_bytes for name, part in touched.items())
 
-    def _index_bytes(self, kept: Mapping[str, Tensor | Touched], touched: Mapping[str, Touched]) -> float:
+    def _index_bytes(self, kept: Mapping[str, Mask | Touched], touched: Mapping[str, Touched]) -> float:
         """Bytes of the indices of a message that is not full."""
         coding = self.pricing.index_coding
-        masks = {name: mask for name, mask in kept.items() if isinstance(mask, Tensor)}
+        masks = {name: mask for name, mask in kept.items() if not isinstance(mask, Touched)}
         if coding == "golomb" and len(masks) == len(kept):
             from cwmp.index_coding import coded_bytes  # compiles kernels
 
@@ -199,16 +232,20 @@ class CostVector:
             if part.kept
         )
 
-    def _numbers(self, masks: Mapping[str, Tensor]) -> NDArray[np.int64]:
+    def _numbers(self, masks: Mapping[str, Mask]) -> NDArray[np.int64]:
         """Numbers of the kept coordinates, ascending through the network."""
+        from cwmp.selection.mask_bits import coordinates_of  # compiles kernels
+        from cwmp.selection.result import as_bits
+
         parts, before = [np.empty(0, dtype=np.int64)], 0
-        for name, cost in self.tensors.items():
-            if name in masks:
-                parts.append(masks[name].reshape(-1).nonzero().squeeze(1).cpu().numpy() + before)
-            before += cost.layout.numel
+        for layout in self.layouts:
+            if layout.name in masks:
+                bits = as_bits(masks[layout.name])
+                parts.append(coordinates_of(bits.words, bits.kept) + before)
+            before += layout.numel
         return np.concatenate(parts)
 
-    def _touched(self, name: str, kept: Tensor | Touched) -> Touched:
+    def _touched(self, name: str, kept: Mask | Touched) -> Touched:
         if name not in self.tensors:
             raise UsageError(
                 f"The cost vector has no tensor {name}.",
@@ -266,11 +303,13 @@ def cost_vector(
         optimizer_streams=optimizer_streams,
     )
     layouts = trainable_tensors(source)
-    fixed_works = {layout.name: pricing.fixed_work(layout) for layout in layouts}
-    fixed_work = total_work(fixed_works.values())
+    units = pricing.unit_work(layouts)
+    fixed_works = [pricing.fixed_work(layout) for layout in layouts]
+    fixed_work = total_work(fixed_works)
     return CostVector(
-        tensors=_tensor_costs(layouts, pricing, density, fixed_works),
+        tensors=_tensor_costs(layouts, pricing, units, density, fixed_works),
         pricing=pricing,
+        units=units,
         fixed_work=fixed_work,
         fixed_j=added(pricing.model.predict_j(fixed_work), pricing.fixed_link_j()),
     )
@@ -279,19 +318,13 @@ def cost_vector(
 def _tensor_costs(
     layouts: Sequence[TensorLayout],
     pricing: Pricing,
+    units: UnitWork,
     density: float | Mapping[str, float],
-    fixed_works: Mapping[str, Work],
+    fixed_works: Sequence[Work],
 ) -> Mapping[str, TensorCost]:
-    densities = _densities(layouts, density)
-    full = all(value == 1 for value in densities.values())
-    return MappingProxyType(
-        {
-            layout.name: pricing.tensor_cost(
-                layout, densities[layout.name], full_message=full, fixed_work=fixed_works[layout.name]
-            )
-            for layout in layouts
-        }
-    )
+    densities = list(_densities(layouts, density).values())
+    costs = pricing.tensor_costs(layouts, densities, units=units, fixed_works=fixed_works)
+    return MappingProxyType({cost.layout.name: cost for cost in costs})
 
 
 def _densities(layouts: Sequence[TensorLayout], density: float | Mapping[str, float]) -> dict[str, float]:
@@ -311,7 +344,7 @@ def _densities(layouts: Sequence[TensorLayout], density: float | Mapping[str, fl
 
 def _variance_of_log(costs: Iterable[TensorCost]) -> float:
     """Variance of ln(price) over coordinates, every coordinate counting once."""
-    prices = [(cost.layout.numel, cost.price_j.value) for cost in costs]
+    prices = [(cost.layout.numel, cost.value_j) for cost in costs]
     # Relative to one of them, so that equal prices give exactly zero.
     items = [(numel, math.log(price / prices[0][1])) for numel, price in prices]
     count = sum(numel for numel, _ in items)

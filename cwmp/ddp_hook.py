@@ -67,7 +67,7 @@ class SparseExchange:
         kept = self.gradients.keep(arrived)
         choice = self.gradients.last
         assert choice is not None
-        message = pack(kept, choice.selection.masks)
+        message = pack(kept, choice.selection.bitmasks)
         self.sent_bytes += message.payload_bytes
         messages = _all_gather(message, self._group)
         mean = average(messages, [1] * len(messages), message.coordinates)
@@ -97,9 +97,17 @@ def _all_gather(message: SparseUpdate, group: dist.ProcessGroup | None) -> list[
     gathered_indices = _padded_all_gather(indices.long(), max(counts), group)
     gathered_values = _padded_all_gather(values, max(counts), group)
     return [
-        SparseUpdate(indices=index[:count], values=value[:count], coordinates=message.coordinates)
+        SparseUpdate(
+            indices=index[:count].cpu(), values=_summable(value[:count]), coordinates=message.coordinates
+        )
         for index, value, count in zip(gathered_indices, gathered_values, counts, strict=True)
     ]
+
+
+def _summable(values: Tensor) -> Tensor:
+    """The same numbers where they are added up, in a format that numpy has."""
+    host = values.cpu()
+    return host.float() if host.dtype == torch.bfloat16 else host
 
 
 def _padded_all_gather(part: Tensor, length: int, group: dist.ProcessGroup | None) -> list[Tensor]:

@@ -9,6 +9,9 @@ UsageError                      (calibration_data.errors, exit code 2)
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Self
+
 from calibration_data import UsageError
 
 
@@ -22,6 +25,15 @@ class InvalidCostError(UsageError):
 
 class NonFiniteGradientError(UsageError):
     """Gradients that are NaN or infinite cannot be ranked; usually the training has diverged."""
+
+    @classmethod
+    def of(cls, wrong: Mapping[str, int]) -> Self:
+        """Names the tensors, given the number of such coordinates of each."""
+        named = ", ".join(f"{name} ({count})" for name, count in wrong.items() if count)
+        return cls(
+            f"{sum(wrong.values())} gradient coordinates are NaN, infinite or too large to square: {named}.",
+            next_step="Lower the learning rate or clip the gradients; no selection was made.",
+        )
 
 
 class UnknownMemoryError(UsageError):

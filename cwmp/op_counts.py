@@ -17,7 +17,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
@@ -25,6 +25,9 @@ from calibration_data import MemoryHierarchy, Work
 from cwmp.tensors import TensorLayout, expected_groups, touched_groups
 from profiler.microbenchmark import traffic
 from profiler.sparse_work import row_bytes
+
+if TYPE_CHECKING:
+    from cwmp.selection.result import Mask
 
 Phase = Literal["pack", "apply"]
 IndexCoding = Literal["raw32", "golomb"]
@@ -80,11 +83,11 @@ def expected_touched(layout: TensorLayout, memory: MemoryHierarchy, density: flo
     )
 
 
-def count_touched(layout: TensorLayout, memory: MemoryHierarchy, mask: Tensor) -> Touched:
+def count_touched(layout: TensorLayout, memory: MemoryHierarchy, mask: Mask) -> Touched:
     """What a mask really touches; the tensor is taken to start at a line and to lie in row-major order."""
-    kept = int(mask.count_nonzero())
+    kept = int(mask.count_nonzero()) if isinstance(mask, Tensor) else mask.kept
     groups = line_coordinates(layout, memory), row_coordinates(layout, memory)
-    if kept == mask.numel():
+    if kept == layout.numel:
         lines, rows = (-(-kept // group) for group in groups)
     else:
         lines, rows = (touched_groups(mask, group) for group in groups)

@@ -146,7 +146,7 @@ def predicted_gains(
 def price_groups(vector: CostVector) -> tuple[Group, ...]:
     """The tensors of a cost vector as groups, gradients of equal scale assumed for want of better."""
     return tuple(
-        Group(coordinates=cost.layout.numel, cost_j=cost.price_j.value) for cost in vector.tensors.values()
+        Group(coordinates=cost.layout.numel, cost_j=cost.value_j) for cost in vector.tensors.values()
     )
 
 

@@ -7,9 +7,9 @@ of the model. Idle power is in no price: the device idles anyway, and measured j
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal, get_args
 
 from calibration_data import MemoryHierarchy, Provenance, UsageError, Work
@@ -27,10 +27,11 @@ from cwmp.op_counts import (
     expected_touched,
     index_bytes,
     line_coordinates,
-    pack_work,
     scan_work,
 )
+from cwmp.roofline import Roofline
 from cwmp.tensors import TensorLayout, residence
+from cwmp.work_table import UnitWork, WorkTable
 
 Boundary = Literal["update", "update+uplink"]
 """What is inside the joules: the device's memory and arithmetic, or also sending what is kept."""
@@ -61,21 +62,33 @@ class TensorCost:
         layout: the tensor.
         level: where it lives.
         density: kept fraction at which it is priced.
-        price_j: joules per kept coordinate, the uplink included where it is inside the boundary.
+        value_j: joules per kept coordinate, the uplink included where it is inside the boundary.
         uplink_j: the part of the price that the link takes.
-        work: exact work per kept coordinate by phase, with its seconds.
         fixed_work: work of the whole tensor that is done whatever is kept, with its seconds.
-        split: gives ``block``, once it is asked for.
+        estimate: gives ``price_j``, once it is asked for; selecting needs only its value.
+        count: gives ``work``, likewise.
+        split: gives ``block``.
     """
 
     layout: TensorLayout
     level: str
     density: float
-    price_j: Estimate
+    value_j: float
     uplink_j: float
-    work: Mapping[Phase, Work]
     fixed_work: Work
+    estimate: Callable[[], Estimate] = field(compare=False, repr=False)
+    count: Callable[[], Mapping[Phase, Work]] = field(compare=False, repr=False)
     split: Callable[[], BlockPrice] = field(compare=False, repr=False)
+
+    @cached_property
+    def price_j(self) -> Estimate:
+        """``value_j`` with its uncertainty."""
+        return self.estimate()
+
+    @cached_property
+    def work(self) -> Mapping[Phase, Work]:
+        """Exact work per kept coordinate by phase, with its seconds."""
+        return self.count()
 
     @cached_property
     def block(self) -> BlockPrice:
@@ -143,54 +156,108 @@ class Pricing:
         """Cache and line sizes of the device."""
         return self.device.memory
 
-    def tensor_cost(
-        self, layout: TensorLayout, density: float, *, full_message: bool, fixed_work: Work
-    ) -> TensorCost:
-        """Price the coordinates of one tensor.
+    def tensor_costs(
+        self,
+        layouts: Sequence[TensorLayout],
+        densities: Sequence[float],
+        *,
+        units: UnitWork,
+        fixed_works: Sequence[Work],
+    ) -> list[TensorCost]:
+        """Price the coordinates of some tensors, which are a network.
 
         Args:
-            layout: the tensor.
-            density: kept fraction, in (0, 1].
-            full_message: every coordinate of the network is sent, so that no indices are needed.
-            fixed_work: from ``fixed_work``.
+            layouts: the tensors.
+            densities: kept fraction of each, in (0, 1].
+            units: of the tensors, from ``unit_work``.
+            fixed_works: of each, from ``fixed_work``.
 
         Raises:
             MissingCoefficientError: the model does not know a cost or a rate that is needed.
             InvalidCostError: a coordinate would cost nothing.
         """
-        touched = expected_touched(layout, self.memory, density)
-        work = self.marginal_work(layout, touched, density, full_message=full_message)
-        uplink = self.uplink_j(self.pair_bytes(layout, density, full_message=full_message))
-        price_j = added(self.model.predict_j(total_work(work.values())), uplink)
-        if not (math.isfinite(price_j.value) and price_j.value > 0):
+        full = all(density == 1 for density in densities)
+        touched = [
+            expected_touched(layout, self.memory, density)
+            for layout, density in zip(layouts, densities, strict=True)
+        ]
+        works = self.marginal_work(layouts, units, touched, densities, full_message=full)
+        both = WorkTable(works["pack"].amounts + works["apply"].amounts)
+        return [
+            self._tensor_cost(
+                layout,
+                density,
+                touched[place],
+                both[place],
+                uplink=self.uplink_j(self.pair_bytes(layout, density, full_message=full)),
+                fixed_work=fixed_works[place],
+                count=partial(_at_place, works, place),
+            )
+            for place, (layout, density) in enumerate(zip(layouts, densities, strict=True))
+        ]
+
+    def _tensor_cost(
+        self,
+        layout: TensorLayout,
+        density: float,
+        touched: Touched,
+        work: Work,
+        *,
+        uplink: Estimate,
+        fixed_work: Work,
+        count: Callable[[], Mapping[Phase, Work]],
+    ) -> TensorCost:
+        value_j = self.model.value_j(work) + uplink.value
+        if not (math.isfinite(value_j) and value_j > 0):
             raise InvalidCostError(
-                f"Keeping a coordinate of {layout.name} would cost {price_j.value} J.",
+                f"Keeping a coordinate of {layout.name} would cost {value_j} J.",
                 next_step="Check the cost model: every coefficient that this work needs is zero.",
             )
         return TensorCost(
             layout=layout,
             level=self.level(layout),
             density=density,
-            price_j=price_j,
+            value_j=value_j,
             uplink_j=uplink.value,
-            work=work,
             fixed_work=fixed_work,
-            split=lambda: self._block(layout, touched, price_j.value),
+            estimate=lambda: added(self.model.predict_j(work), uplink),
+            count=count,
+            split=lambda: self._block(layout, touched, value_j),
         )
 
     def fixed_work(self, layout: TensorLayout) -> Work:
         """Work of a whole tensor that is done whatever is kept, with its seconds."""
         return self.timed(scan_work(layout, self.level(layout), self.memory))
 
+    def unit_work(self, layouts: Sequence[TensorLayout]) -> UnitWork:
+        """What ``marginal_work`` multiplies."""
+        return UnitWork.of(layouts, self.memory, self.optimizer_streams)
+
     def marginal_work(
-        self, layout: TensorLayout, touched: Touched, density: float, *, full_message: bool
-    ) -> dict[Phase, Work]:
-        """Work of keeping some coordinates of a tensor by phase, with its seconds."""
-        pair_bytes = self.pair_bytes(layout, density, full_message=full_message)
-        return {
-            "pack": self.timed(pack_work(self.memory, pair_bytes) * touched.kept),
-            "apply": self.timed(self._apply(layout, touched)),
-        }
+        self,
+        layouts: Sequence[TensorLayout],
+        units: UnitWork,
+        touched: Sequence[Touched],
+        densities: Sequence[float],
+        *,
+        full_message: bool,
+    ) -> dict[Phase, WorkTable]:
+        """Work of keeping some coordinates of each tensor by phase, with its seconds.
+
+        Args:
+            layouts: the tensors.
+            units: of them.
+            touched: what is kept of each.
+            densities: at which the indices of each are coded.
+            full_message: every coordinate of the network is sent, so that no indices are needed.
+        """
+        pair_bytes = [
+            self.pair_bytes(layout, density, full_message=full_message)
+            for layout, density in zip(layouts, densities, strict=True)
+        ]
+        both = units.pack(touched, pair_bytes).followed_by(units.apply(touched))
+        timed = self.timed_table(both)
+        return {"pack": timed[: len(layouts)], "apply": timed[len(layouts) :]}
 
     def level(self, layout: TensorLayout) -> str:
         """Where the tensor lives."""
@@ -217,6 +284,16 @@ class Pricing:
             return work
         duration_s = self.model.duration_s(work)
         return work + Work({"awake_w": duration_s, "core_w": duration_s * self.memory.cores})
+
+    def timed_table(self, table: WorkTable) -> WorkTable:
+        """The same for each of some works."""
+        if self.model.document.time_attribution != "active":
+            return table
+        return self._roofline.timed(table)
+
+    @cached_property
+    def _roofline(self) -> Roofline:
+        return Roofline(self.model, self.memory.cores)
 
     def provenance(self, works: Iterable[Work]) -> Provenance:
         """The worst provenance of the model, of the coefficients that the works use, and of the link."""
@@ -295,7 +372,12 @@ def worst_of(provenances: Iterable[Provenance]) -> Provenance:
 
 def total_work(works: Iterable[Work]) -> Work:
     """Sum of works."""
-    return sum(works, start=Work())
+    return works.total if isinstance(works, WorkTable) else sum(works, start=Work())
+
+
+def _at_place(works: Mapping[Phase, WorkTable], place: int) -> dict[Phase, Work]:
+    """Those of one tensor."""
+    return {phase: table[place] for phase, table in works.items()}
 
 
 def added(first: Estimate, second: Estimate) -> Estimate:

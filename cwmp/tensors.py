@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from calibration_data import MemoryHierarchy, UsageError
 from cwmp.errors import EmptyNetworkError
+
+if TYPE_CHECKING:
+    from cwmp.selection.result import Mask
 
 FLOP_TERMS: Mapping[torch.dtype, str] = {
     torch.float64: "flop_fp64",
@@ -100,19 +102,13 @@ def expected_groups(numel: int, group: int, density: float) -> float:
     return opened / (numel * density)
 
 
-def touched_groups(mask: Tensor, group: int) -> int:
+def touched_groups(mask: Mask, group: int) -> int:
     """Number of groups of neighbours, in row-major order, with anything kept in them."""
-    flat = mask.reshape(-1).cpu().numpy()
-    if flat.size <= group:
-        return int(flat.any())
-    if group % 8:
-        return int(np.logical_or.reduceat(flat, np.arange(0, flat.size, group)).sum())
-    bits = np.packbits(flat)
-    group_bytes = group // 8
-    padded = np.zeros((-(-bits.size // group_bytes), group_bytes), dtype=np.uint8)
-    padded.reshape(-1)[: bits.size] = bits
-    word_bytes = math.gcd(group_bytes, 8)
-    return int(padded.view(f"u{word_bytes}").any(axis=1).sum())
+    if isinstance(mask, Tensor):
+        from cwmp.selection.result import as_bits  # compiles kernels
+
+        mask = as_bits(mask)
+    return mask.groups(group)
 
 
 def _layout(name: str, tensor: Tensor) -> TensorLayout:

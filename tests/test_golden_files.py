@@ -22,6 +22,7 @@ def test_every_golden_file_is_tested() -> None:
         "simulated-device-v1.json",
         "comparison-v1.json",
         "comparison-v2.json",
+        "comparison-v3.json",
     }
     assert {path.name for path in GOLDEN.iterdir()} == tested
 
@@ -68,8 +69,18 @@ def test_comparison_of_version_1() -> None:
 def test_comparison_of_version_2() -> None:
     comparison = load_comparison(GOLDEN / "comparison-v2.json")
     assert [variant.name for variant in comparison.variants] == ["update", "update+uplink"]
-    assert {test.rival for test in comparison.tests} == {"topk"}
+    assert {(test.rule, test.rival) for test in comparison.tests} == {("cwmp", "topk")}
     assert all(entry.course is not None and entry.reached for entry in comparison.entries)
+
+
+def test_comparison_of_version_3() -> None:
+    comparison = load_comparison(GOLDEN / "comparison-v3.json")
+    assert [(test.rule, test.rival) for test in comparison.tests] == [
+        ("cwmp", "topk"),
+        ("cwmp-block", "topk"),
+        ("cwmp-block", "cwmp"),
+    ]
+    assert all(entry.course is not None and len(entry.course.gain) == 2 for entry in comparison.entries)
 
 
 def test_every_version_of_the_comparison_has_a_golden_file() -> None:

@@ -6,6 +6,7 @@ import json
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,8 @@ from fakes.nvml_library import scripted_nvml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.gpu_campaign import probe, selection
+from benchmarks.gpu_campaign import __main__ as campaign
+from benchmarks.gpu_campaign import check, probe, ready, selection
 from benchmarks.gpu_campaign.analysis import (
     busy_share,
     changes_of,
@@ -24,7 +26,12 @@ from benchmarks.gpu_campaign.analysis import (
     find_window,
     powers_of_counter,
 )
-from benchmarks.gpu_campaign.settings import OutOfTimeError, Rows, Settings
+from benchmarks.gpu_campaign.settings import OutOfTimeError, Rows, Settings, SomeFailedError
+from calibration_data import UsageError
+from profiler.device import Device
+from profiler.devices import open_device
+from profiler.microbenchmark import Microbenchmark
+from profiler.plan import make_plan
 from profiler.sensors.nvml import NvmlSensor
 from profiler.sensors.nvml_fields import INSTANT_POWER
 
@@ -187,6 +194,115 @@ def test_selection_is_timed_beside_topk_and_compared_with_the_host(tmp_path: Pat
         assert row["kept"] == int(row["key"].split()[0]) // 100
         assert row["topk_over_cold"] == pytest.approx(row["topk_s"] / row["cold_s"])
         assert row["cold_in_reads"] == pytest.approx(row["cold_s"] / row["read_at_bandwidth_s"])
+
+
+def test_what_is_missing_is_said_before_it_costs_a_minute(tmp_path: Path) -> None:
+    """On a simulated GPU nothing is; for a GPU that is not there every look says so, in a whole file."""
+    settings = Settings(out=tmp_path, device_name="sim:datacenter-gpu", dry_run=True, seconds=60)
+    ready.run(settings)
+    found = json.loads((tmp_path / "ready.json").read_text())
+    assert found["missing"] == {}
+    assert found["packages"]["torch"]
+    assert found["sensor"]["domains"] == {"gpu-0": "counter"}
+    assert found["selection"].startswith("kept 10 of 100")
+    with pytest.raises(UsageError, match="gpu, kernel, sensor"):
+        ready.run(replace(settings, device_name="cuda:0", dry_run=False))
+    found = json.loads((tmp_path / "ready.json").read_text())
+    assert "no GPU cuda:0" in found["missing"]["sensor"]
+    assert found["selection"].startswith("kept")
+
+
+def test_what_fails_everywhere_is_left_out_of_no_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as without a C compiler: the machine is to be mended, not the plan."""
+    settings = Settings(out=tmp_path, device_name="sim:datacenter-gpu", dry_run=True, seconds=60)
+
+    def refuse(device: object, point: object) -> dict[str, object]:
+        raise RuntimeError("Failed to find C compiler.")
+
+    monkeypatch.setattr(check, "_rates", refuse)
+    with pytest.raises(check.NothingRunsError, match="C compiler"):
+        check.run(settings)
+    assert len(Rows(tmp_path / check.FILE).rows) == check.FAILED_AT_FIRST
+    assert check.failed_points(settings) == frozenset()
+
+
+def test_what_kills_a_process_is_left_out_and_the_next_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong address on a GPU: every later call of the process fails, but only one configuration did."""
+    settings = Settings(out=tmp_path, device_name="sim:datacenter-gpu", dry_run=True, seconds=60)
+    device = open_device(settings.device_name)
+    broken = make_plan(device, "quick").points[5].point
+    rates, alive = check._rates, True
+
+    def run_point(device: Device, point: Microbenchmark) -> dict[str, object]:
+        nonlocal alive
+        alive = point.point != broken
+        if not alive:
+            raise RuntimeError("an illegal memory access was encountered")
+        return rates(device, point)
+
+    def answer(device: object) -> None:
+        if not alive:
+            raise OutOfTimeError
+
+    monkeypatch.setattr(check, "_rates", run_point)
+    monkeypatch.setattr(check, "_see_whether_alive", answer)
+    with pytest.raises(OutOfTimeError):
+        check.run(settings)
+    assert check.failed_points(settings) == {broken}
+    check.run(settings)
+    rows = Rows(tmp_path / check.FILE).rows
+    assert [row["key"] for row in rows if row["failed"]] == [broken]
+    assert {point.point for point in make_plan(device, "full").points} <= {row["key"] for row in rows}
+
+
+def test_a_part_that_a_driver_ends_leaves_its_story(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(settings: Settings) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setitem(campaign.PARTS, "probe", fail)
+    monkeypatch.setattr(sys, "argv", ["gpu_campaign", "probe", "--dry-run", "--out", str(tmp_path)])
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    assert campaign.main() == campaign.FAILED
+    assert "device-side assert" in (tmp_path / "probe.error").read_text()
+    assert "all before it is kept" in capsys.readouterr().err
+
+
+def test_one_row_that_fails_takes_no_other_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(out=tmp_path, device_name="sim:datacenter-gpu", dry_run=True, seconds=60)
+
+    def row(count: int, dtype: str, where: str) -> dict[str, object]:
+        if dtype == "bfloat16" and count == 10_000:
+            raise RuntimeError("no kernel image\nis available")
+        return {"kept": count}
+
+    monkeypatch.setattr(selection, "_row", row)
+    with pytest.raises(SomeFailedError, match="10000 bfloat16: RuntimeError: no kernel image"):
+        selection.run(settings)
+    assert [row["kept"] for row in Rows(tmp_path / "selection.jsonl").rows] == [10_000, 100_000, 100_000]
+    monkeypatch.setattr(selection, "_row", lambda *_: {"kept": 7})
+    selection.run(settings)
+    assert [row["kept"] for row in Rows(tmp_path / "selection.jsonl").rows][3:] == [7]
+
+
+def test_a_state_that_cannot_be_probed_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(device: object) -> None:
+        raise RuntimeError("cannot compile")
+
+    monkeypatch.setattr(probe, "_spin", fail)
+    monkeypatch.setattr(probe, "_bursts", lambda device: {"bursts": 0})
+    probe.run(Settings(out=tmp_path, device_name="sim:datacenter-gpu", dry_run=True, seconds=60))
+    found = json.loads((tmp_path / "probe.json").read_text())
+    assert found["awake"] == {"refused": "RuntimeError: cannot compile"}
+    assert found["idle"]["gpu-0"]["mean_w"] == pytest.approx(54, rel=0.03)
+    assert len(found["rates"]) == 14
 
 
 def test_a_part_that_needs_a_model_says_so(tmp_path: Path) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.gpu_campaign import check, heldout, probe, profiling, selection, sparse, update
+from benchmarks.gpu_campaign import check, heldout, probe, profiling, ready, selection, sparse, update
 from benchmarks.gpu_campaign.settings import OutOfTimeError, Settings
 from calibration_data import CalijouleError
 
 PARTS: dict[str, Callable[[Settings], None]] = {
+    "ready": ready.run,
     "probe": probe.run,
     "check": check.run,
     "quick": profiling.run_quick,
@@ -24,6 +28,9 @@ PARTS: dict[str, Callable[[Settings], None]] = {
 }
 GO_ON = 75
 """Exit code of a part that ran out of time; the same command continues it (EX_TEMPFAIL of sysexits.h)."""
+
+FAILED = 70
+"""Exit code of a part that a driver or a compiler ended (EX_SOFTWARE)."""
 
 
 def main() -> int:
@@ -40,6 +47,8 @@ def main() -> int:
         dry_run=options.dry_run,
         seconds=60 * options.minutes,
     )
+    # A home that cannot be written must not end a campaign.
+    os.environ.setdefault("TRITON_CACHE_DIR", str(Path(tempfile.gettempdir()) / "calijoule-triton"))
     try:
         PARTS[options.part](settings)
     except OutOfTimeError as pause:
@@ -48,6 +57,12 @@ def main() -> int:
     except CalijouleError as error:
         print(f"{options.part}: {error}", file=sys.stderr)
         return error.exit_code
+    # Of a driver or a compiler: the whole story belongs in what comes back, and the next part has its turn.
+    except Exception as error:
+        settings.file(f"{options.part}.error").write_text(traceback.format_exc())
+        kept = f"all before it is kept, the traceback is in {options.out}/{options.part}.error"
+        print(f"{options.part}: {type(error).__name__}: {error}; {kept}", file=sys.stderr)
+        return FAILED
     print(f"{options.part}: done, see {options.out}")
     return 0
 

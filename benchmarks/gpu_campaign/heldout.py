@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.gpu_campaign.measuring import step_energy
 from benchmarks.gpu_campaign.settings import Rows, Settings
 from benchmarks.gpu_campaign.stored_model import stored_model
+from cost_models import CostModel
+from profiler.device import Device
 from profiler.devices import open_device
+
+if TYPE_CHECKING:
+    from cwmp.prediction.training_step import TrainingStep
 
 BUDGET_S = 25.0
 
@@ -19,7 +25,6 @@ def run(settings: Settings) -> None:
 
     from benchmarks.gpu_campaign.networks import transformer
     from cwmp.networks import build_network
-    from cwmp.prediction import predict
     from cwmp.prediction.training_step import TrainingStep
 
     # The steps are counted in single precision, so they run in it.
@@ -62,31 +67,38 @@ def run(settings: Settings) -> None:
                 continue
             settings.keep_time()
             print(key, flush=True)
-            step = make()
-            counted = step.counted(device.memory)
-            prediction = predict(counted, model)
-            works = [item.work * item.calls for item in counted.calls]
-            seen = step_energy(device, step, works, budget_s=BUDGET_S)
-            cores = device.memory.cores
-            # The host may be slower than the roofline: the same work, with the seconds that it took.
-            at_its_time = counted.work.without_times().over(
-                duration_s=seen.duration_s,
-                active_s=seen.duration_s,
-                busy_core_s=seen.duration_s * cores,
-            )
-            at_its_time_j = model.predict_j(at_its_time)
-            row: dict[str, Any] = {
-                "step": step.description,
-                "measured": seen.document(),
-                "predicted_gross_j": prediction.gross_j.value,
-                "predicted_gross_interval95_j": list(prediction.gross_j.interval95),
-                "predicted_duration_s": prediction.duration_s,
-                "predicted_at_measured_time_j": at_its_time_j.value,
-                "error_rel": prediction.gross_j.value / seen.gross_j - 1,
-                "error_at_measured_time_rel": at_its_time_j.value / seen.gross_j - 1,
-                "not_covered": [f"{item.name}: {item.reason}" for item in prediction.not_covered],
-                "without_formula": dict(prediction.without_formula),
-            }
-            rows.add(key, row)
+            rows.attempt(key, partial(_measured, device, model, make))
     finally:
         device.close()
+    rows.see_failures()
+
+
+def _measured(device: Device, model: CostModel, make: Callable[[], TrainingStep]) -> dict[str, Any]:
+    """One step, beside its prediction."""
+    from cwmp.prediction import predict
+
+    step = make()
+    counted = step.counted(device.memory)
+    prediction = predict(counted, model)
+    works = [item.work * item.calls for item in counted.calls]
+    seen = step_energy(device, step, works, budget_s=BUDGET_S)
+    cores = device.memory.cores
+    # The host may be slower than the roofline: the same work, with the seconds that it took.
+    at_its_time = counted.work.without_times().over(
+        duration_s=seen.duration_s,
+        active_s=seen.duration_s,
+        busy_core_s=seen.duration_s * cores,
+    )
+    at_its_time_j = model.predict_j(at_its_time)
+    return {
+        "step": step.description,
+        "measured": seen.document(),
+        "predicted_gross_j": prediction.gross_j.value,
+        "predicted_gross_interval95_j": list(prediction.gross_j.interval95),
+        "predicted_duration_s": prediction.duration_s,
+        "predicted_at_measured_time_j": at_its_time_j.value,
+        "error_rel": prediction.gross_j.value / seen.gross_j - 1,
+        "error_at_measured_time_rel": at_its_time_j.value / seen.gross_j - 1,
+        "not_covered": [f"{item.name}: {item.reason}" for item in prediction.not_covered],
+        "without_formula": dict(prediction.without_formula),
+    }

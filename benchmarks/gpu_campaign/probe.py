@@ -20,7 +20,7 @@ from profiler.devices import open_device
 from profiler.microbenchmark import Microbenchmark
 from profiler.placement import walk
 from profiler.sensors.nvml import NvmlSensor
-from profiler.sensors.nvml_fields import ENERGY, POWER_FIELDS, read_fields
+from profiler.sensors.nvml_fields import ENERGY, POWER_FIELDS, FieldKey, FieldValue, read_fields
 
 POLL_S = 0.002
 IDLE_S, AWAKE_S, STREAM_S, BURSTS_S = 15.0, 15.0, 10.0, 30.0
@@ -48,7 +48,12 @@ def run(settings: Settings) -> None:
         ):
             settings.keep_time()
             print(name, flush=True)
-            document[name] = part()
+            try:
+                document[name] = part()
+            # What one state cannot show, the others still do.
+            except Exception as error:
+                document[name] = {"refused": f"{type(error).__name__}: {error}"}
+                print(f"{name}: {document[name]['refused']}", flush=True)
             write_json(settings.file("probe.json"), document)
     finally:
         device.close()
@@ -64,7 +69,7 @@ def _facts(device: Device) -> dict[str, Any]:
     }
     gpu = _gpu(device)
     if gpu is not None:
-        fields = read_fields(gpu.nvml, gpu.handle, (ENERGY, *POWER_FIELDS))
+        fields = _fields(gpu)
         facts["fields"] = {
             f"{key[0]}/{key[1]}": {
                 "value": field.value,
@@ -82,6 +87,14 @@ def _gpu(device: Device) -> Any:
     return next((sensor.gpus[0] for sensor in device.sensors if isinstance(sensor, NvmlSensor)), None)
 
 
+def _fields(gpu: Any) -> dict[FieldKey, FieldValue]:
+    """Energy and power fields; none where the driver has no call for several."""
+    try:
+        return read_fields(gpu.nvml, gpu.handle, (ENERGY, *POWER_FIELDS))
+    except gpu.nvml.NVMLError:
+        return {}
+
+
 def _sample_buffer(gpu: Any) -> dict[str, Any]:
     """Power samples that the driver keeps by itself, with its own times."""
     try:
@@ -96,14 +109,14 @@ def _sample_buffer(gpu: Any) -> dict[str, Any]:
 def _reader(device: Device) -> Callable[[], dict[str, float]]:
     """Reads everything that the sensor tells: joules of counters, watts of power fields."""
     gpu = _gpu(device)
-    if gpu is None:
+    found = {} if gpu is None else _fields(gpu)
+    keys = [key for key, field in found.items() if field.value is not None]
+    if gpu is None or not keys:
         return lambda: {
             domain: energy_uj / 1e6
             for sensor in device.sensors
             for domain, energy_uj in sensor.read().energy_uj.items()
         }
-    found = read_fields(gpu.nvml, gpu.handle, (ENERGY, *POWER_FIELDS))
-    keys = [key for key, field in found.items() if field.value is not None]
 
     def read() -> dict[str, float]:
         values = read_fields(gpu.nvml, gpu.handle, keys)

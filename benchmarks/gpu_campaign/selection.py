@@ -5,8 +5,8 @@
     read      one ``sum`` over the gradient, and its bytes over the bandwidth of a measured copy
 
 Seconds are those of the host, from the call to the end of the last kernel: Python is part of what a user
-waits for. By turns over several gradients, so that none is in the second level. Up to 1e7 coordinates the
-choice is compared with that of the CPU, bit by bit.
+waits for. By turns over several gradients, so that none is in the second level. Up to 1e8 coordinates the
+choice is compared with that of the CPU, bit by bit. At 1e8 the profiler tells how long each kernel took.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import cycle
 from typing import Any
 
 from benchmarks.gpu_campaign.settings import Rows, Settings
 
 COUNTS = (10**6, 10**7, 10**8, 10**9)
-COMPARED = 10**7
+COMPARED = 10**8
 """Up to so many coordinates the CPU selects as well."""
 DTYPES = ("float32", "bfloat16")
+PROFILED = 10**8
 KEPT = 0.01
 REPEATS = 15
 TOGETHER_BYTES = 1 << 29
@@ -41,7 +43,8 @@ def run(settings: Settings) -> None:
                 continue
             settings.keep_time()
             print(key, flush=True)
-            rows.add(key, _row(count, dtype, where))
+            rows.attempt(key, partial(_row, count, dtype, where))
+    rows.see_failures()
 
 
 def _row(count: int, dtype: str, where: str) -> dict[str, Any]:
@@ -51,6 +54,9 @@ def _row(count: int, dtype: str, where: str) -> dict[str, Any]:
         return _measured(count, dtype, where)
     except torch.cuda.OutOfMemoryError as error:
         return {"refused": str(error).splitlines()[0]}
+    finally:
+        if where != "cpu":
+            torch.cuda.empty_cache()
 
 
 def _measured(count: int, dtype: str, where: str) -> dict[str, Any]:
@@ -89,10 +95,31 @@ def _measured(count: int, dtype: str, where: str) -> dict[str, Any]:
             lambda gradient: torch.topk(gradient.abs(), kept, sorted=False), gradients, where
         ),
     }
+    if count == PROFILED:
+        row["kernels_cold"] = _kernels(lambda: chosen(gradients[0]))
+        row["kernels_warm"] = _kernels(lambda: chosen(gradients[0], first.threshold))
     for name in ("cold", "warm"):
         row[f"{name}_in_reads"] = row[f"{name}_s"] / row["read_at_bandwidth_s"]
         row[f"topk_over_{name}"] = row["topk_s"] / row[f"{name}_s"]
     return row
+
+
+def _kernels(call: Callable[[], object]) -> dict[str, Any]:
+    """Microseconds on the GPU by kernel and copy, of one call; the reason where the profiler is refused."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    try:
+        with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+            call()
+            torch.cuda.synchronize()
+        return {
+            event.key[:60]: {"calls": event.count, "us": event.device_time_total}
+            for event in profiled.key_averages()
+        }
+    # The counters of a GPU may be closed to users, and the profiler says so in many ways.
+    except Exception as error:
+        return {"refused": f"{type(error).__name__}: {error}"}
 
 
 def _copy_bytes_per_s(gradients: Sequence[Any], where: str) -> float:

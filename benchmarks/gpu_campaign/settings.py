@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,17 @@ class OutOfTimeError(CalijouleError):
 
     def __init__(self) -> None:
         super().__init__("The minutes are over; all so far is kept.", next_step="Run the same command again.")
+
+
+class SomeFailedError(CalijouleError):
+    """Some rows could not be measured; the others are kept."""
+
+    def __init__(self, failures: Mapping[str, str]) -> None:
+        why = "; ".join(f"{key}: {reason}" for key, reason in failures.items())
+        super().__init__(
+            f"{len(failures)} could not be measured. {why}",
+            next_step="All others are kept; the same command tries these again.",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +81,7 @@ class Rows:
                 # A command that was killed while it wrote; its row is measured again.
                 continue
         self._done = {row["key"] for row in self.rows}
+        self._failures: dict[str, str] = {}
 
     def __contains__(self, key: str) -> bool:
         return key in self._done
@@ -85,3 +97,20 @@ class Rows:
             os.fsync(file.fileno())
         self.rows.append(row)
         self._done.add(key)
+
+    def attempt(self, key: str, measure: Callable[[], Mapping[str, Any]]) -> None:
+        """Append what is measured; where that fails, remember why, and let the next have its turn."""
+        try:
+            values = measure()
+        # Whatever a driver or a compiler may raise: one row must not take the others along.
+        except Exception as error:
+            reason = str(error).partition("\n")[0]
+            self._failures[key] = f"{type(error).__name__}: {reason}"
+            print(f"{key}: {self._failures[key]}", flush=True)
+        else:
+            self.add(key, values)
+
+    def see_failures(self) -> None:
+        """Raise SomeFailedError if an attempt failed."""
+        if self._failures:
+            raise SomeFailedError(self._failures)

@@ -7,6 +7,7 @@ counts it, w[i] −= η·g at places drawn once, beside what the model predicts 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from benchmarks.gpu_campaign.measuring import step_energy
@@ -38,9 +39,10 @@ def run(settings: Settings) -> None:
                     continue
                 settings.keep_time()
                 print(key, flush=True)
-                rows.add(key, _measured(device, model, benchmark))
+                rows.attempt(key, partial(_measured, device, model, benchmark))
     finally:
         device.close()
+    rows.see_failures()
 
 
 def _points(memory: MemoryHierarchy, density: float) -> tuple[Microbenchmark, Microbenchmark]:

@@ -11,6 +11,7 @@ counted work (they write the mask and read it again); what that costs is part of
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from benchmarks.gpu_campaign.measuring import step_energy
@@ -49,10 +50,11 @@ def run(settings: Settings) -> None:
                 settings.keep_time()
                 key = _key(place, density, model_name)
                 print(key, flush=True)
-                rows.add(key, _measured(device, model, gradient, weight, density))
+                rows.attempt(key, partial(_measured, device, model, gradient, weight, density))
             del gradient, weight
     finally:
         device.close()
+    rows.see_failures()
 
 
 def _key(place: str, density: float, model_name: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -71,6 +71,12 @@ def compare(
     settings: SettingsOption = None,
     assume: AssumeOption = None,
     device: DeviceOption = "auto",
+    engine: Annotated[
+        Literal["local", "local-batched"],
+        typer.Option(
+            help="What runs the clients; local-batched trains those of a small dense network together."
+        ),
+    ] = "local",
     jobs: Annotated[int, typer.Option(min=1, help="Runs at the same time, in a process each.")] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Keep finished runs, go on with others.")] = False,
     as_json: JsonOption = False,
@@ -102,6 +108,7 @@ def compare(
             budget_unit=unit,
             seeds=listed("seeds", seeds, int) if seeds else given.seeds or (0,),
             open_device=partial(_device, device, root),
+            engine=engine,
             jobs=jobs,
             resume=resume,
             on_progress=on_progress,
@@ -190,5 +197,7 @@ def _print_result(stdout: Console, result: ComparisonReport) -> None:
             print_line(stdout, f"{variant.name}, costs of {variant.cost_model_device}:")
         stdout.print(table)
         print_line(stdout, f"Joules are {variant.price_provenance}; ± is a 95 % interval over seeds.")
-    for sentence in result.verdict:
+        for sentence in result.verdict_on(variant.name) if variant.name else ():
+            print_line(stdout, sentence)
+    for sentence in result.verdict_on(""):
         print_line(stdout, sentence)

@@ -19,13 +19,20 @@ from calibration_data.files import alone_in, write_whole
 from cost_models import CostModel
 from cwmp.comparison.course import run_course
 from cwmp.comparison.document import ComparisonReport, FailedRun
-from cwmp.comparison.findings import FinishedRun, found_entries, found_variants, paired_tests
-from cwmp.comparison.plan import BudgetUnit, PlannedRun, Variant, contender, planned_runs
+from cwmp.comparison.findings import (
+    FinishedRun,
+    different_samples,
+    found_entries,
+    found_variants,
+    paired_tests,
+)
+from cwmp.comparison.plan import BudgetUnit, EngineName, PlannedRun, Variant, contender, planned_runs
 from cwmp.comparison.runner import OnProgress, OpenDevice, make_runs
 from cwmp.comparison.tables import round_rows, run_columns, run_row, varying_settings, write_tables
 from cwmp.comparison.verdict import verdict
 from cwmp.config import TrainingConfig
 from cwmp.training.run_files import ROUNDS, SUMMARY, read_rounds, read_summary
+from cwmp.training.run_folder import refuse_content
 from profiler.device import Device
 
 RUNS = "runs"
@@ -47,6 +54,7 @@ def compare(
     budget_unit: BudgetUnit = "fraction",
     seeds: Sequence[int] = (0,),
     open_device: OpenDevice = no_device,
+    engine: EngineName = "local",
     jobs: int = 1,
     resume: bool = False,
     on_progress: OnProgress | None = None,
@@ -63,6 +71,7 @@ def compare(
         budget_unit: of the budgets: joules, or fractions as in ``TrainingConfig.budget_fraction``.
         seeds: of the runs.
         open_device: opens the device whose sensors see the phases; with several jobs a function of a module.
+        engine: runs the clients; ``local-batched`` trains those of a small dense network together.
         jobs: processes that train at the same time; the results are the same bits.
         resume: keep finished runs, and go on with the others.
         on_progress: called after each round and each run.
@@ -79,14 +88,19 @@ def compare(
         budget_unit=budget_unit,
         seeds=seeds,
     )
-    if out.exists() and not resume and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(
-            f"{out} exists already.", next_step="Choose another folder, or go on with it: --resume."
-        )
+    if not resume:
+        refuse_content(out)
     with alone_in(
         out, other="Another comparison is running", next_step="Wait for it, or choose another folder."
     ):
-        failures = make_runs(plans, out / RUNS, open_device=open_device, jobs=jobs, on_progress=on_progress)
+        failures = make_runs(
+            plans,
+            out / RUNS,
+            open_device=open_device,
+            engine=engine,
+            jobs=jobs,
+            on_progress=on_progress,
+        )
         if len(failures) == len(plans):
             raise UsageError(f"No run of the comparison finished: {next(iter(failures.values()))}")
         runs = _collected(plans, failures, out)
@@ -100,7 +114,7 @@ def compare(
         entries=entries,
         tests=tests,
         failures=failed,
-        verdict=tuple(verdict(entries, tests, failed, budget_unit)),
+        verdict=(*verdict(entries, tests, failed, budget_unit), *different_samples(runs)),
     )
     write_whole(out / COMPARISON, report.model_dump_json(by_alias=True, indent=1) + "\n")
     return report

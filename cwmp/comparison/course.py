@@ -29,6 +29,7 @@ class RunCourse:
         boundary_j: cumulative predicted joules inside the boundary, all clients.
         accuracy: of the test; None in rounds without one.
         retained: kept share of the squared norm.
+        gain: of these updates, what ``cwmp`` keeps above ``topk`` for the same joules.
         density: kept share of the coordinates by tensor, mean over rounds and clients.
     """
 
@@ -36,6 +37,7 @@ class RunCourse:
     boundary_j: tuple[float, ...]
     accuracy: tuple[float | None, ...]
     retained: tuple[float, ...]
+    gain: tuple[float, ...]
     density: dict[str, float]
 
     @property
@@ -59,12 +61,15 @@ class Course(Frozen):
         boundary_j: cumulative predicted joules inside the boundary, all clients, mean over seeds.
         accuracy: of the test; None in rounds without one.
         retained: kept share of the squared norm.
+        gain: of these updates, what ``cwmp`` keeps above ``topk`` for the same joules; empty in files of
+            version 2.
     """
 
     rounds: tuple[int, ...]
     boundary_j: tuple[float, ...]
     accuracy: tuple[SeedMean | None, ...]
     retained: tuple[SeedMean, ...]
+    gain: tuple[SeedMean, ...]
 
 
 class Reached(Frozen):
@@ -93,6 +98,7 @@ def run_course(rounds: Sequence[RoundReport]) -> RunCourse:
         boundary_j=tuple(report.cumulative_boundary_j for report in rounds),
         accuracy=tuple(report.test_accuracy for report in rounds),
         retained=tuple(report.retained_fraction for report in rounds),
+        gain=tuple(report.cwmp_retained_fraction - report.topk_retained_fraction for report in rounds),
         density={name: statistics.fmean(values) for name, values in densities.items()},
     )
 
@@ -106,6 +112,7 @@ def mean_course(runs: Sequence[RunCourse]) -> Course:
         ),
         accuracy=tuple(_tested(values) for values in zip(*(run.accuracy for run in runs), strict=True)),
         retained=tuple(seed_mean(values) for values in zip(*(run.retained for run in runs), strict=True)),
+        gain=tuple(seed_mean(values) for values in zip(*(run.gain for run in runs), strict=True)),
     )
 
 

@@ -4,6 +4,7 @@ History:
     1  rules and budgets over seeds, one cost model
     2  variants, rules with equal prices, 95 % intervals, paired tests, courses by round, joules to reach an
        accuracy, densities, failed runs
+    3  every rule that sees prices is tested against every rival; what prices brought by round
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from cwmp.comparison.seed_statistics import Difference, SeedMean
 from cwmp.config import RuleName
 
 COMPARISON_SCHEMA: Final = "calijoule/comparison"
-COMPARISON_SCHEMA_VERSION: Final = 2
+COMPARISON_SCHEMA_VERSION: Final = 3
 
 MAX_COMPARISON_BYTES = 200_000_000
 
@@ -92,20 +93,31 @@ class Entry(Frozen):
         """The rule as tables and figures show it."""
         return self.contender.label
 
+    def coincides_with(self, other: Entry) -> bool:
+        """Whether both had the same accuracies, joules and kept shares to the bit."""
+        return (self.seeds, self.tail_accuracies, self.boundary_j, self.course) == (
+            other.seeds,
+            other.tail_accuracies,
+            other.boundary_j,
+            other.course,
+        )
+
 
 class PairedTest(Frozen):
-    """``cwmp`` against a rival at the same joules.
+    """A rule that sees prices against a rival at the same joules.
 
     Attributes:
         variant: what both trained under.
         budget: of both, as given.
+        rule: label of the one.
         rival: label of the other.
-        difference: accuracy of ``cwmp`` above that of the rival, over the seeds that both finished; Holm's
-            correction is for all rivals and budgets of the variant.
+        difference: accuracy of the rule above that of the rival, over the seeds that both finished; Holm's
+            correction is for all tests of the variant.
     """
 
     variant: str
     budget: float
+    rule: str
     rival: str
     difference: Difference
 
@@ -141,13 +153,13 @@ class ComparisonReport(Frozen):
         seeds: that were asked for.
         variants: what contenders trained under, in the order in which they were given.
         entries: by variant, budget and contender.
-        tests: ``cwmp`` against every rival at every budget.
+        tests: every rule that sees prices against every rival at every budget.
         failures: runs that did not finish.
         verdict: who won, who lost and where it is a tie.
     """
 
     schema_name: Literal["calijoule/comparison"] = Field(default=COMPARISON_SCHEMA, alias="schema")
-    schema_version: Literal[2] = COMPARISON_SCHEMA_VERSION
+    schema_version: Literal[3] = COMPARISON_SCHEMA_VERSION
     budget_unit: BudgetUnit
     seeds: tuple[int, ...]
     variants: tuple[VariantReport, ...]
@@ -163,6 +175,16 @@ class ComparisonReport(Frozen):
     def entries_of(self, variant: str) -> list[Entry]:
         """The entries of one variant."""
         return [entry for entry in self.entries if entry.variant == variant]
+
+    def verdict_on(self, variant: str) -> list[str]:
+        """Sentences on a named variant without its name, or for the empty name those on no named one."""
+        named = [other.name for other in self.variants if other.name]
+        found = []
+        for sentence in self.verdict:
+            about = next((name for name in named if sentence.startswith(f"{name}: ")), "")
+            if about == variant:
+                found.append(sentence.removeprefix(f"{about}: "))
+        return found
 
 
 def load_comparison(path: Path) -> ComparisonReport:

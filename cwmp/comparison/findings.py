@@ -7,13 +7,13 @@ by seed, and what cannot be told from chance is called a tie.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cwmp.budget import Phase
 from cwmp.comparison.course import RunCourse, accuracy_targets, mean_course, mean_density, reached
 from cwmp.comparison.document import Entry, PairedTest, VariantReport
-from cwmp.comparison.plan import CWMP, Contender, PlannedRun, Variant
+from cwmp.comparison.plan import PRICED_RULES, TOPK, Contender, PlannedRun, Variant
 from cwmp.comparison.seed_statistics import Difference, corrected, paired_difference, seed_mean
 from cwmp.training.phase_energy import sum_or_none
 from cwmp.training.run_record import RunReport
@@ -67,26 +67,62 @@ def found_variants(variants: Sequence[Variant], runs: Sequence[FinishedRun]) -> 
     )
 
 
+def different_samples(runs: Sequence[FinishedRun]) -> Iterator[str]:
+    """Says which runs of one variant and seed saw other samples than those that they are compared with."""
+    groups: dict[tuple[str, int], dict[str, str]] = {}
+    for run in runs:
+        if run.report.identity.samples_sha256 is not None:
+            group = groups.setdefault((run.plan.variant, run.plan.config.seed), {})
+            group.setdefault(run.report.identity.samples_sha256, run.plan.name)
+    for (variant, seed), first in groups.items():
+        if len(first) > 1:
+            prefix = f"{variant}: " if variant else ""
+            yield (
+                f"{prefix}Runs of seed {seed} did not see the same samples ({' and '.join(first.values())} "
+                "differ): the data set was changed between them, or another decoder read its images."
+            )
+
+
 def paired_tests(entries: Sequence[Entry]) -> tuple[PairedTest, ...]:
-    """``cwmp`` against every rival of the same variant and budget, corrected within each variant."""
+    """Every rule that sees prices against every rival of its variant and budget, corrected within variants.
+
+    ``dense`` is no rival: it has no budget. Neither is the ablation where it is Top-K to the bit: the same
+    test twice would make the correction harsher.
+    """
     found: list[PairedTest] = []
     for variant in dict.fromkeys(entry.variant for entry in entries):
         pairs = [pair for pair in _pairs(entries) if pair[0].variant == variant]
         differences = corrected([_difference(ours, rival) for ours, rival in pairs])
         found += [
-            PairedTest(variant=variant, budget=ours.budget or 0.0, rival=rival.label, difference=difference)
+            PairedTest(
+                variant=variant,
+                budget=ours.budget or 0.0,
+                rule=ours.label,
+                rival=rival.label,
+                difference=difference,
+            )
             for (ours, rival), difference in zip(pairs, differences, strict=True)
         ]
     return tuple(found)
 
 
-def _pairs(entries: Sequence[Entry]) -> Iterable[tuple[Entry, Entry]]:
-    for ours in entries:
-        if ours.contender == CWMP:
-            for rival in entries:
-                same = (rival.variant, rival.budget) == (ours.variant, ours.budget)
-                if same and rival is not ours and set(rival.seeds) & set(ours.seeds):
-                    yield ours, rival
+def _pairs(entries: Sequence[Entry]) -> Iterator[tuple[Entry, Entry]]:
+    """Rules that see prices, each with its rivals: all that see none, then the rules before it."""
+    for ours in sorted(entries, key=_rank):
+        for rival in entries:
+            same = (rival.variant, rival.budget) == (ours.variant, ours.budget)
+            again = rival.equal_prices and _is_topk_again(rival, entries)
+            if same and not again and _rank(rival) < _rank(ours) and set(rival.seeds) & set(ours.seeds):
+                yield ours, rival
+
+
+def _rank(entry: Entry) -> int:
+    return 1 + PRICED_RULES.index(entry.rule) if entry.contender.sees_prices else 0
+
+
+def _is_topk_again(ablation: Entry, entries: Sequence[Entry]) -> bool:
+    at_same = [e for e in entries if (e.variant, e.budget) == (ablation.variant, ablation.budget)]
+    return any(entry.contender == TOPK and ablation.coincides_with(entry) for entry in at_same)
 
 
 def _difference(ours: Entry, rival: Entry) -> Difference:

@@ -47,5 +47,18 @@ def _entry_of_2(entry: dict[str, Any], seeds: list[int]) -> dict[str, Any]:
     }
 
 
-STEPS: Mapping[int, Step] = MappingProxyType({1: update_to_2})
+def update_to_3(data: dict[str, Any]) -> dict[str, Any]:
+    """Tests were of ``cwmp`` alone; what prices brought by round was not kept."""
+    courses = [entry["course"] for entry in data["entries"]]
+    return {
+        **data,
+        "entries": [
+            {**entry, "course": course and {**course, "gain": []}}
+            for entry, course in zip(data["entries"], courses, strict=True)
+        ],
+        "tests": [{**test, "rule": "cwmp"} for test in data["tests"]],
+    }
+
+
+STEPS: Mapping[int, Step] = MappingProxyType({1: update_to_2, 2: update_to_3})
 """By the version that a step starts from."""

@@ -26,10 +26,13 @@ VARIANT_ENDS = "--"
 RULE_NAMES: tuple[RuleName, ...] = tuple(rule for rule in get_args(RuleName) if rule != "threshold")
 """Without the rule that keeps a magnitude, whatever the budget: at matched joules it cannot take part."""
 
+PRICED_RULES: tuple[RuleName, ...] = ("cwmp", "cwmp-l1", "cwmp-block")
+
 AXES = ("selector", "equal_prices", "budget_j", "budget_fraction", "seed")
 """Settings that contenders, budgets and seeds replace."""
 
 BudgetUnit = Literal["J", "fraction"]
+EngineName = Literal["local", "local-batched"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,11 @@ class Contender:
 
     rule: RuleName
     equal_prices: bool = False
+
+    @property
+    def sees_prices(self) -> bool:
+        """Whether what coordinates cost decides which are kept."""
+        return self.rule in PRICED_RULES and not self.equal_prices
 
     @property
     def name(self) -> str:

@@ -30,7 +30,9 @@ import torch
 from calibration_data import CalijouleError, UsageError
 from calibration_data.files import read_bounded, read_model
 from cost_models import CostModel, load_cost_model
-from cwmp.comparison.plan import PlannedRun
+from cwmp.comparison.last_dataset import LastDataset
+from cwmp.comparison.plan import EngineName, PlannedRun
+from cwmp.training.engine import BatchedEngine
 from cwmp.training.local_training import single_thread
 from cwmp.training.round_record import RoundReport
 from cwmp.training.run import train
@@ -42,6 +44,14 @@ OpenDevice = Callable[[CostModel], Device | None]
 """Opens the device whose sensors see the phases; with several jobs it has to be a function of a module."""
 
 POLL_S = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Means:
+    """What runs are made with; as arguments of ``make_runs``."""
+
+    open_device: OpenDevice
+    engine: EngineName = "local"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +129,7 @@ def make_runs(
     folder: Path,
     *,
     open_device: OpenDevice,
+    engine: EngineName = "local",
     jobs: int = 1,
     on_progress: OnProgress | None = None,
 ) -> dict[str, str]:
@@ -128,6 +139,7 @@ def make_runs(
         plans: the runs, in the order in which they begin.
         folder: of the runs, each of which has one of its own in it.
         open_device: opens the device whose sensors see the phases.
+        engine: runs the clients.
         jobs: processes; 1 is this one.
         on_progress: called after each round and each run.
 
@@ -137,23 +149,24 @@ def make_runs(
     Raises:
         UsageError: a folder holds another run, sensors cannot tell jobs apart, or a worker was killed.
     """
-    _check_folders(plans, folder, open_device, jobs)
+    means = Means(open_device=open_device, engine=engine)
+    _check_folders(plans, folder, means, jobs)
     left = {plan.name: _rounds_left(plan, folder / plan.name) for plan in plans}
     # Whether a fleet is the one of a finished run is known to ``train`` alone.
     unfinished = [plan for plan in plans if left[plan.name] or plan.config.fleet is not None]
     progress = _Progress(plans, left, on_progress)
     if jobs == 1 or len(unfinished) < 2:
-        return _in_this_process(unfinished, folder, open_device, progress)
-    return _in_workers(unfinished, folder, open_device, min(jobs, len(unfinished)), progress)
+        return _in_this_process(unfinished, folder, means, progress)
+    return _in_workers(unfinished, folder, means, min(jobs, len(unfinished)), progress)
 
 
 def _in_this_process(
-    plans: Sequence[PlannedRun], folder: Path, open_device: OpenDevice, progress: _Progress
+    plans: Sequence[PlannedRun], folder: Path, means: Means, progress: _Progress
 ) -> dict[str, str]:
-    failures = {}
+    failures, data = {}, LastDataset()
     with single_thread():
         for plan in plans:
-            failure = _run(plan, folder, open_device, partial(progress.round, plan.name))
+            failure = _run(plan, folder, means, data, partial(progress.round, plan.name))
             if failure is not None:
                 failures[plan.name] = failure
             progress.end(plan.name, failure)
@@ -161,7 +174,7 @@ def _in_this_process(
 
 
 def _in_workers(
-    plans: Sequence[PlannedRun], folder: Path, open_device: OpenDevice, jobs: int, progress: _Progress
+    plans: Sequence[PlannedRun], folder: Path, means: Means, jobs: int, progress: _Progress
 ) -> dict[str, str]:
     context = multiprocessing.get_context("spawn")
     words: SimpleQueue[str] = context.SimpleQueue()
@@ -169,7 +182,7 @@ def _in_workers(
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker, initargs=(words, stop))
     failures = {}
     try:
-        pending = {pool.submit(_run_in_worker, plan, folder, open_device): plan.name for plan in plans}
+        pending = {pool.submit(_run_in_worker, plan, folder, means): plan.name for plan in plans}
         while pending:
             for future in _told(words, pending, progress):
                 name = pending.pop(future)
@@ -202,10 +215,11 @@ def _told(
 class _Worker:
     words: SimpleQueue[str]
     stop: Event
+    data: LastDataset
 
 
 _workers: list[_Worker] = []
-"""In a worker: what connects it to its parent."""
+"""In a worker: what connects it to its parent, and the samples of its last run."""
 
 
 class _StoppedError(CalijouleError):
@@ -214,7 +228,7 @@ class _StoppedError(CalijouleError):
 
 def _begin_worker(words: SimpleQueue[str], stop: Event) -> None:
     torch.set_num_threads(1)
-    _workers.append(_Worker(words=words, stop=stop))
+    _workers.append(_Worker(words=words, stop=stop, data=LastDataset()))
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -225,7 +239,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _run_in_worker(plan: PlannedRun, folder: Path, open_device: OpenDevice) -> str | None:
+def _run_in_worker(plan: PlannedRun, folder: Path, means: Means) -> str | None:
     (worker,) = _workers
 
     def tell(report: RoundReport) -> None:
@@ -233,23 +247,31 @@ def _run_in_worker(plan: PlannedRun, folder: Path, open_device: OpenDevice) -> s
         if worker.stop.is_set():
             raise _StoppedError("The comparison was stopped.")
 
-    return _run(plan, folder, open_device, tell)
+    return _run(plan, folder, means, worker.data, tell)
 
 
 def _run(
-    plan: PlannedRun, folder: Path, open_device: OpenDevice, on_round: Callable[[RoundReport], None]
+    plan: PlannedRun, folder: Path, means: Means, data: LastDataset, on_round: Callable[[RoundReport], None]
 ) -> str | None:
     """Make one run; returns why it failed, if it did."""
     try:
-        device = open_device(plan.cost_model)
-        train(plan.config, plan.cost_model, folder / plan.name, device=device, resume=True, on_round=on_round)
+        train(
+            plan.config,
+            plan.cost_model,
+            folder / plan.name,
+            device=means.open_device(plan.cost_model),
+            data=data.of(plan.config),
+            batched=means.engine == BatchedEngine.name,
+            resume=True,
+            on_round=on_round,
+        )
     except CalijouleError as error:
         return str(error)
     return None
 
 
-def _check_folders(plans: Sequence[PlannedRun], folder: Path, open_device: OpenDevice, jobs: int) -> None:
-    devices = {id(plan.cost_model): open_device(plan.cost_model) for plan in plans}
+def _check_folders(plans: Sequence[PlannedRun], folder: Path, means: Means, jobs: int) -> None:
+    devices = {id(plan.cost_model): means.open_device(plan.cost_model) for plan in plans}
     if jobs > 1 and any(
         device is not None and device.provenance == "measured" for device in devices.values()
     ):
@@ -260,18 +282,22 @@ def _check_folders(plans: Sequence[PlannedRun], folder: Path, open_device: OpenD
     for plan in plans:
         if (folder / plan.name / CONFIG).exists():
             device = devices[id(plan.cost_model)]
-            _check_same(folder / plan.name, plan, None if device is None else device.name)
+            _check_same(folder / plan.name, plan, None if device is None else device.name, means.engine)
 
 
-def _check_same(run: Path, plan: PlannedRun, device: str | None) -> None:
+def _check_same(run: Path, plan: PlannedRun, device: str | None, engine: EngineName) -> None:
     """A folder that is there already must be of this run.
 
     Raises:
         UsageError: it is of another; the message names what differs.
     """
     identity = read_model(run / CONFIG, RunIdentity, limit_bytes=MAX_FILE_BYTES)
-    was = {**identity.config.model_dump(), "measuring_device": identity.measuring_device}
-    now = {**plan.config.model_dump(), "measuring_device": device}
+    was = {
+        **identity.config.model_dump(),
+        "measuring_device": identity.measuring_device,
+        "engine": identity.engine,
+    }
+    now = {**plan.config.model_dump(), "measuring_device": device, "engine": engine}
     differing = [f"{key} = {was[key]!r}, not {now[key]!r}" for key in now if was[key] != now[key]]
     if load_cost_model(run / COST_MODEL).document != plan.cost_model.document:
         differing.append("another cost model")

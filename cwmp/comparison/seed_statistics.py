@@ -63,6 +63,11 @@ class Difference(Frozen):
     p_holm: float | None
     outcome: Outcome
 
+    @property
+    def outlasts_correction(self) -> bool:
+        """Whether it is told from chance among all tests of its family."""
+        return self.p_holm is not None and self.p_holm < LEVEL
+
 
 def seed_mean(values: Sequence[float]) -> SeedMean:
     """Mean and 95 % interval."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 TABLE = "comparison"
 RUN_TABLE = "runs"
 
-WORDS = ("provenance", "failure", "device", "variant")
+WORDS = ("provenance", "failure", "device", "variant", "sha256")
 """Endings of columns that hold text; where another has no value at all, it is of numbers still."""
 
 
@@ -50,6 +50,7 @@ def run_columns(plan: PlannedRun, identity: RunIdentity | None, varying: Sequenc
         "cost_model_device": None if identity is None else identity.cost_model_device,
         "cost_model_provenance": None if identity is None else identity.cost_model_provenance,
         "measuring_device": None if identity is None else identity.measuring_device,
+        "engine": None if identity is None else identity.engine,
     }
 
 
@@ -69,6 +70,7 @@ def run_row(columns: Mapping[str, Any], report: RunReport) -> dict[str, Any]:
         **columns,
         "cost_model_sha256": identity.cost_model_sha256,
         "partition_sha256": identity.partition.sha256,
+        "samples_sha256": identity.samples_sha256,
         "coordinates": identity.coordinates,
         "rounds": report.rounds,
         "final_accuracy": report.final_accuracy,

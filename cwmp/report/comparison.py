@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from cost_models.engineering import quantity, quantity_with_uncertainty
 from cwmp.comparison.document import ComparisonReport, Entry, PairedTest, VariantReport
-from cwmp.comparison.seed_statistics import LEVEL, SeedMean
+from cwmp.comparison.seed_statistics import SeedMean
 from cwmp.comparison.verdict import budget_in_words
 from cwmp.report.comparison_plots import (
     by_budget,
@@ -99,7 +99,7 @@ def _entries_table(comparison: ComparisonReport, variant: VariantReport, entries
         "squared norm kept",
         "Var(ln c)",
         "cwmp over Top-K, predicted",
-        "cwmp over Top-K, these updates",
+        "cwmp over Top-K, these updates; first → last round",
         "Pareto front",
     )
     return table(
@@ -123,40 +123,46 @@ def _row(comparison: ComparisonReport, entry: Entry) -> tuple[object, ...]:
         percent(entry.retained_fraction),
         f"{entry.var_ln_c:.2g}",
         _points(entry, entry.predicted_gain),
-        _points(entry, entry.cwmp_retained_fraction - entry.topk_retained_fraction),
+        join((_points(entry, entry.cwmp_retained_fraction - entry.topk_retained_fraction), _by_round(entry))),
         "on it" if entry.pareto else "",
     )
 
 
 def _tests_table(comparison: ComparisonReport, variant: VariantReport, tests: list[PairedTest]) -> Html:
     head = (
-        "budget",
-        "cwmp against",
+        "rule against rival",
         "seeds",
         "points of accuracy, 95 %",
         "p",
         "p, corrected",
-        "cwmp is",
+        "the rule is",
     )
+    pairs = dict.fromkeys((test.rule, test.rival) for test in tests)
     rows = (
         (
-            _budget(comparison, test.budget),
-            element("code", test.rival),
+            join(
+                (
+                    element("code", f"{test.rule} against {test.rival}"),
+                    element("small", _budget(comparison, test.budget)),
+                )
+            ),
             test.difference.seeds,
             _signed_points(test),
             _p_value(test.difference.p_value),
             _p_value(test.difference.p_holm),
             _outcome(test),
         )
+        for pair in pairs
         for test in tests
+        if (test.rule, test.rival) == pair
     )
     return table(
-        f"Paired t-tests{_of(variant)}: accuracy of cwmp above each rival's, seed by seed, at the same"
-        " predicted joules. Corrected: Holm's method for all tests of this table.",
+        f"Paired t-tests{_of(variant)}: accuracy of rules that see prices above each rival's, seed by seed,"
+        " at the same predicted joules. Corrected: Holm's method for all tests of this table.",
         variant.price_provenance,
         head,
         rows,
-        numeric=(2, 3, 4, 5),
+        numeric=range(1, 5),
     )
 
 
@@ -221,6 +227,14 @@ def _points(entry: Entry, fraction: float) -> str:
     return "—" if entry.budget is None else f"{100 * fraction:+.2f} points"
 
 
+def _by_round(entry: Entry) -> Html | str:
+    """The same in the first and in the last round."""
+    if entry.budget is None or entry.course is None or not entry.course.gain:
+        return ""
+    first, last = entry.course.gain[0].mean, entry.course.gain[-1].mean
+    return element("small", f"{100 * first:+.2f} → {100 * last:+.2f}")
+
+
 def _signed_points(test: PairedTest) -> str:
     half_width = test.difference.half_width
     return f"{100 * test.difference.mean:+.2f}" + ("" if half_width is None else f" ± {100 * half_width:.2f}")
@@ -238,5 +252,4 @@ def _outcome(test: PairedTest) -> str:
         return "equal in every seed"
     if outcome == "tie":
         return "in a tie"
-    held = (test.difference.p_holm or 0.0) < LEVEL
-    return outcome if held else f"{outcome}; not after the correction"
+    return outcome if test.difference.outlasts_correction else f"{outcome}; not after the correction"

@@ -21,7 +21,7 @@ def summary_section(contents: ReportContents) -> Html:
     parts = [element("div", *tiles, class_="tiles")] if tiles else []
     parts.append(bullets(_sentences(contents)))
     if verdicts := list(_verdicts(contents)):
-        parts.append(element("div", *(paragraph(sentence) for sentence in verdicts), class_="verdict"))
+        parts.append(element("div", *verdicts, class_="verdict"))
     if contents.missing:
         parts.append(
             element("div", element("b", "Not in this folder"), bullets(contents.missing), class_="missing")
@@ -57,12 +57,17 @@ def _sentences(contents: ReportContents) -> Iterator[str]:
         yield from (_of_a_rule(group) for group in grouped_runs(contents.runs))
 
 
-def _verdicts(contents: ReportContents) -> Iterator[str]:
+def _verdicts(contents: ReportContents) -> Iterator[Html]:
     """Whether prices are worth it, before training and after it."""
     if contents.costs is not None:
-        yield contents.costs.verdict
-    if contents.comparison is not None:
-        yield from contents.comparison.verdict
+        yield paragraph(contents.costs.verdict)
+    if contents.comparison is None:
+        return
+    for name in dict.fromkeys((*(variant.name for variant in contents.comparison.variants), "")):
+        sentences = contents.comparison.verdict_on(name)
+        if name and sentences:
+            yield paragraph(element("b", f"{name}:"))
+        yield from map(paragraph, sentences)
 
 
 def _of_the_model(model: CostModel) -> Iterator[str]:

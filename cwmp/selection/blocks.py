@@ -20,7 +20,7 @@ import numpy as np
 from torch import Tensor
 
 from calibration_data import UsageError
-from cwmp.errors import InvalidCostError
+from cwmp.errors import InvalidCostError, NonFiniteGradientError
 from cwmp.pricing import BlockPrice
 from cwmp.selection.exact import from_units
 from cwmp.selection.limits import Limits
@@ -29,6 +29,7 @@ from cwmp.selection.lines import keep_largest, weigh_lines
 from cwmp.selection.mask_bits import packed_bits
 from cwmp.selection.result import Certificate, Selection, TensorMask
 from cwmp.selection.scan import default_threads
+from cwmp.selection.selector import NonFinite, check_nonfinite, left_out
 from cwmp.selection.update import parts_of
 
 SAMPLED_LINES = 1 << 13
@@ -46,6 +47,7 @@ def select_blocks(
     budget_j: float,
     *,
     scalar_prices_j: Mapping[str, float] | None = None,
+    nonfinite: NonFinite = "raise",
     threads: int | None = None,
 ) -> Selection:
     """Choose lines and coordinates by what they are worth together.
@@ -56,6 +58,7 @@ def select_blocks(
             as ``CostVector.tensors[name].block``.
         budget_j: joules for all lines and coordinates together.
         scalar_prices_j: joules per coordinate with which ``cwmp`` would rank; of an isolated one by default.
+        nonfinite: what to do about gradients that cannot be ranked.
         threads: that share the work; as many as torch uses by default.
 
     Raises:
@@ -66,17 +69,23 @@ def select_blocks(
     """
     if math.isnan(budget_j):
         raise UsageError("The energy budget is not a number.", next_step="Give a budget in joules.")
+    check_nonfinite(nonfinite)
     _check(prices)
     alone = {name: price.open_j + price.element_j for name, price in prices.items()}
     parts = parts_of(gradients, alone)
     priced = tuple(Priced(part=part, price=prices[part.name]) for part in parts)
     limits = Limits.of(budget_j, None)
     scanner = LineScanner(priced, threads or default_threads())
-    total = scanner.total()
+    total, wrong = scanner.totals()
+    if any(wrong.values()) and nonfinite == "raise":
+        raise NonFiniteGradientError.of(wrong)
     choice, bound, price = _best(scanner, limits)
     if bound - choice.retained > NEGLIGIBLE_GAP * bound:
         scalar = _by_scalar_prices(priced, {**alone, **(scalar_prices_j or {})}, limits)
         choice = max(choice, scalar, key=lambda candidate: candidate.retained)
+    warnings = left_out(sum(wrong.values()))
+    if not any(choice.kept):
+        warnings.append("Nothing is affordable or not zero; nothing is kept.")
     masks = {
         name: TensorMask(
             words=np.zeros(0, dtype=np.uint64), shape=gradient.shape, device=gradient.device, kept=0
@@ -99,7 +108,8 @@ def select_blocks(
             measure="squared norm", bound=max(bound, choice.retained), achieved=choice.retained
         ),
         passes=None,
-        warnings=() if any(choice.kept) else ("Nothing is affordable or not zero; nothing is kept.",),
+        dropped=sum(wrong.values()),
+        warnings=tuple(warnings),
     )
 
 
@@ -184,8 +194,8 @@ def _taken(priced: Sequence[Priced], sure: BlockChoice, steps: Steps, length: in
         lines, last = np.unique(steps.line[:length][mine][::-1], return_index=True)
         counts = steps.count[:length][mine][::-1][last]
         line = tensor.price.line_coordinates
-        keep_largest(tensor.part.bits, line, lines, counts, mask, tensor.room())
-        opened, count, squares = weigh_lines(tensor.part.bits, line, tensor.part.largest, mask, tensor.room())
+        keep_largest(tensor.part.bits, line, tensor.part.largest, lines, counts, mask, tensor.room())
+        opened, count, squares = weigh_lines(tensor.part.bits, line, mask, tensor.room())
         kept.append(count)
         retained.append(squares)
         units += tensor.units(opened, count)
@@ -226,10 +236,7 @@ def _price_on_sample(priced: Sequence[Priced], limits: Limits) -> float:
 
 def _by_scalar_prices(priced: Sequence[Priced], prices_j: Mapping[str, float], limits: Limits) -> BlockChoice:
     """The longest prefix of the order of ``cwmp`` that is affordable by lines and coordinates."""
-    squares = [
-        np.square(tensor.part.magnitudes_at(np.arange(tensor.part.numel, dtype=np.int64)))
-        for tensor in priced
-    ]
+    squares = [np.square(tensor.part.finite_magnitudes()) for tensor in priced]
     score = np.concatenate(
         [square / prices_j[tensor.part.name] for square, tensor in zip(squares, priced, strict=True)]
     )

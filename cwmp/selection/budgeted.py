@@ -214,7 +214,7 @@ def _choose(
     count: int,
 ) -> Choice:
     selection = _selected(update, prices, allowance_j, rule, seed, at_least=budget.at_least)
-    cost = prices.evaluate(selection.masks)
+    cost = prices.evaluate(selection.bitmasks)
     return Choice(
         selection=selection,
         cost=cost,
@@ -276,7 +276,7 @@ def _takes_all(choice: Choice) -> bool:
 def _densities(selection: Selection) -> dict[str, float]:
     """Kept fractions; a tensor that keeps nothing is priced as if it kept one coordinate."""
     return {
-        name: max(density, 1 / max(selection.masks[name].numel(), 1))
+        name: max(density, 1 / max(selection.bitmasks[name].shape.numel(), 1))
         for name, density in selection.density_by_tensor.items()
     }
 

@@ -27,7 +27,7 @@ from cost_models.uncertainty import student_t
 from cwmp.cost_vector import CostVector
 from cwmp.pricing import added, total_work
 from cwmp.selection.result import Selection
-from cwmp.selection.rules import ScoredRule
+from cwmp.selection.rules import SCORED_RULES, ScoredRule
 from cwmp.selection.selector import select
 
 ROUNDS = 8
@@ -87,11 +87,16 @@ def select_with_confidence(
         **options: of ``select``; ``last_threshold`` helps the first round only.
 
     Raises:
-        UsageError: the confidence is not in [0.5, 1), or as ``select``.
+        UsageError: the confidence is not in [0.5, 1), the rule ranks nothing, or as ``select``.
     """
     if not 0.5 <= confidence < 1:
         raise UsageError(
             f"{confidence} is no confidence.", next_step="Give a probability of at least 0.5 and below 1."
+        )
+    if rule not in SCORED_RULES:
+        raise UsageError(
+            f"{rule!r} ranks no single coordinates, so nothing can be left out to stay within a budget.",
+            next_step=f"Rules: {', '.join(SCORED_RULES)}.",
         )
     prices, allowance_j = dict(costs.prices_j), budget_j
     best: ConfidentSelection | None = None
@@ -109,7 +114,8 @@ def select_with_confidence(
                 selection=selection, predicted_j=predicted, upper_j=upper_j, confidence=confidence
             )
         used = upper_j / budget_j if budget_j > 0 else 1.0
-        if best is not None and fits and (used >= LEAST_USED or selection.kept_all_but_zeros or not kept):
+        all_that_can = selection.kept_all_but_zeros or budget_j == math.inf or not kept
+        if best is not None and fits and (used >= LEAST_USED or all_that_can):
             break
         rounds += 1
         if best is not None and rounds >= ROUNDS:

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cwmp.errors import NonFiniteGradientError
 from cwmp.pricing import BlockPrice
 from cwmp.selection.exact import to_units
 from cwmp.selection.lanes import WORD
@@ -132,25 +131,14 @@ class LineScanner:
             for begin, stop in tensor.pieces()
         ]
 
-    def total(self) -> float:
-        """Σ g² of everything.
-
-        Raises:
-            NonFiniteGradientError: something is not finite.
-        """
+    def totals(self) -> tuple[float, dict[str, int]]:
+        """Σ g² of everything that is finite, and the number of what is not by tensor."""
         _, counts = self._counts(math.inf)
         wrong = {
             tensor.part.name: sum(count.wrong for count in of_tensor)
             for tensor, of_tensor in zip(self.priced, counts, strict=True)
         }
-        if any(wrong.values()):
-            named = ", ".join(f"{name} ({count})" for name, count in wrong.items() if count)
-            raise NonFiniteGradientError(
-                f"{sum(wrong.values())} gradient coordinates are NaN, infinite or too large to square: "
-                f"{named}.",
-                next_step="Lower the learning rate or clip the gradients; no selection was made.",
-            )
-        return math.fsum(count.total for of_tensor in counts for count in of_tensor)
+        return math.fsum(count.total for of_tensor in counts for count in of_tensor), wrong
 
     def at(self, price: float) -> BlockChoice:
         """What is worth it at a price of the joule; nothing at an infinite one."""

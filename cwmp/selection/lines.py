@@ -158,8 +158,10 @@ def steps_between(
 
 
 @compiled
-def keep_largest(bits: Any, line: int, lines: Indices, counts: Indices, words: Words, wide: Any) -> None:
-    """Keep exactly the ``counts`` largest coordinates of some lines, of equal ones the first."""
+def keep_largest(
+    bits: Any, line: int, largest: float, lines: Indices, counts: Indices, words: Words, wide: Any
+) -> None:
+    """Keep exactly the ``counts`` largest finite coordinates of some lines, of equal ones the first."""
     source = readable(bits, wide)
     for number in range(lines.size):
         start = lines[number] * line
@@ -169,7 +171,7 @@ def keep_largest(bits: Any, line: int, lines: Indices, counts: Indices, words: W
         magnitudes = np.empty(end - start)
         for index in range(end - start):
             magnitude = np.float64(as_real(without_sign(source[position + index])))
-            magnitudes[index] = -magnitude if magnitude < np.inf else 0.0
+            magnitudes[index] = -magnitude if magnitude <= largest else 0.0
             place = start + index
             words[place // WORD] &= ~(np.uint64(1) << np.uint64(place % WORD))
         order = np.argsort(magnitudes, kind="mergesort")
@@ -179,7 +181,7 @@ def keep_largest(bits: Any, line: int, lines: Indices, counts: Indices, words: W
 
 
 @compiled
-def weigh_lines(bits: Any, line: int, largest: float, words: Words, wide: Any) -> tuple[int, int, float]:
+def weigh_lines(bits: Any, line: int, words: Words, wide: Any) -> tuple[int, int, float]:
     """Lines with anything kept in them, coordinates kept, and Σ g² of these, of a mask."""
     source = readable(bits, wide)
     lines, kept, retained = 0, 0, 0.0

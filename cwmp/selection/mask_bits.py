@@ -34,6 +34,20 @@ def _fill(words: Words, coordinates: Any) -> None:
             word &= word - np.uint64(1)
 
 
+@compiled
+def groups_with_bits(words: Words, group: Any) -> int:
+    """Number of groups of so many neighbours in which a bit is set."""
+    groups, place = 0, np.int64(0)
+    while place < words.size * WORD:
+        word = words[place // WORD] >> np.uint64(place % WORD)
+        if word:
+            groups += 1
+            place = ((place + lowest_bit(word)) // group + 1) * group
+        else:
+            place += WORD - place % WORD
+    return groups
+
+
 def coordinates_of(words: Words, kept: int) -> NDArray[np.int64]:
     """The coordinates whose bits are set, ascending, shape (kept,)."""
     coordinates = np.empty(kept, dtype=np.int64)

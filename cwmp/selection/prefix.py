@@ -193,7 +193,8 @@ def _longest(costs: Reals, units: int, count: int, limits: Limits) -> int:
         return limits.allow(units + sum_units(costs[:length]), count + length)
 
     room_j = np.inf if limits.units is None else limits.budget_j - from_units(units)
-    length = int(np.searchsorted(costs.cumsum(), room_j, side="right"))
+    with np.errstate(over="ignore"):
+        length = int(np.searchsorted(costs.cumsum(), room_j, side="right"))
     length = int(max(min(length, limits.most_coordinates - count), 0))
     while length < costs.size and allowed(length + 1):
         length += 1

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from calibration_data import UsageError
-from cwmp.selection.mask_bits import Words, coordinates_of, expanded, unpacked
+from cwmp.selection.mask_bits import (
+    Words,
+    coordinates_of,
+    expanded,
+    groups_with_bits,
+    packed_bits,
+    unpacked,
+)
 from cwmp.selection.rules import Rule
 
 
@@ -35,6 +42,10 @@ class TensorMask:
     def indices(self) -> Tensor:
         """The kept coordinates in row-major order, ascending, int64, shape (kept,)."""
         return torch.from_numpy(coordinates_of(self.words, self.kept)).to(self.device)
+
+    def groups(self, size: int) -> int:
+        """Number of groups of so many neighbours, in row-major order, with anything kept in them."""
+        return groups_with_bits(self.words, size)
 
     def booleans(self) -> Tensor:
         """True where the coordinate is kept; shape and device of the tensor, one byte per coordinate."""
@@ -70,12 +81,28 @@ class DeviceMask:
         """The kept coordinates in row-major order, ascending, int64, shape (kept,)."""
         return self._flat().nonzero().squeeze(1)
 
+    def groups(self, size: int) -> int:
+        """Number of groups of so many neighbours, in row-major order, with anything kept in them."""
+        return groups_with_bits(self.words, size)
+
     def booleans(self) -> Tensor:
         """True where the coordinate is kept; shape and device of the tensor, one byte per coordinate."""
         return self._flat().reshape(self.shape)
 
     def _flat(self) -> Tensor:
         return unpacked(self.bits, self.shape.numel())
+
+
+Mask = Tensor | TensorMask | DeviceMask
+"""Which coordinates of a tensor are kept: booleans in its shape, or bits."""
+
+
+def as_bits(mask: Mask) -> TensorMask | DeviceMask:
+    """A mask with a bit for each coordinate."""
+    if not isinstance(mask, Tensor):
+        return mask
+    words = packed_bits(mask.reshape(-1).cpu().numpy())
+    return TensorMask(words=words, shape=mask.shape, device=mask.device, kept=int(mask.count_nonzero()))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,7 +40,7 @@ from cwmp.selection.search import Found, ScannerPasses, find_prefix
 from cwmp.selection.update import parts_of
 
 if TYPE_CHECKING:
-    from cwmp.selection.gpu_passes import GpuPasses
+    from cwmp.selection.gpu.passes import GpuPasses
 
 NonFinite = Literal["raise", "drop"]
 """What to do about gradients that are NaN, infinite or too large to be squared: refuse, or leave them out."""
@@ -97,7 +97,7 @@ def select(
     else:
         chosen = _on_gpu(passes, limits, at_least or 0.0, last_threshold)
     if any(chosen.found.wrong) and nonfinite == "raise":
-        raise _refusal(chosen)
+        raise NonFiniteGradientError.of(dict(zip(chosen.masks, chosen.found.wrong, strict=True)))
     return _selection(gradients, chosen, rule, budget_j)
 
 
@@ -158,13 +158,18 @@ def _check(
         )
     if at_least is not None and not at_least >= 0:
         raise UsageError(f"{at_least} is no score.", next_step="Give a score of 0 or more.")
+    check_nonfinite(nonfinite)
+    if threads is not None and threads < 1:
+        raise UsageError(f"{threads} threads cannot select.", next_step="Give 1 or more.")
+
+
+def check_nonfinite(nonfinite: str) -> None:
+    """Refuse what is no ``NonFinite``."""
     if nonfinite not in get_args(NonFinite):
         raise UsageError(
             f"{nonfinite!r} says nothing about gradients that are not finite.",
             next_step=f"Give one of {', '.join(get_args(NonFinite))}.",
         )
-    if threads is not None and threads < 1:
-        raise UsageError(f"{threads} threads cannot select.", next_step="Give 1 or more.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,16 +211,19 @@ def _on_host(
 
 
 def _on_gpu(passes: GpuPasses, limits: Limits, at_least: float, last_threshold: float | None) -> _Chosen:
+    from cwmp.selection.gpu.attempt import find_on_gpu
+
+    update = passes.update
     # Kernels start on the current GPU, which need not be the one that holds the gradient.
-    with torch.cuda.device_of(passes.words):  # type: ignore[no-untyped-call]
-        found = find_prefix(passes, limits, at_least=at_least, last=last_threshold)
+    with torch.cuda.device_of(update.words):  # type: ignore[no-untyped-call]
+        found = find_on_gpu(passes, limits, at_least=at_least, last=last_threshold)
     masks = {
-        name: DeviceMask(bits=passes.words_of(number), shape=shape, kept=kept)
+        name: DeviceMask(bits=update.words_of(number), shape=shape, kept=kept)
         for number, (name, shape, kept) in enumerate(
-            zip(passes.names, passes.shapes, found.kept, strict=True)
+            zip(update.names, update.shapes, found.kept, strict=True)
         )
     }
-    return _Chosen(masks=masks, found=found, absolute=lambda: passes.absolute, cheapest_j=passes.cheapest_j)
+    return _Chosen(masks=masks, found=found, absolute=lambda: passes.absolute, cheapest_j=update.cheapest_j)
 
 
 def _everything(scanner: Scanner) -> Found:
@@ -240,17 +248,6 @@ def _everything(scanner: Scanner) -> Found:
         wrong=tuple(wrong),
         threshold=None,
         passes=1,
-    )
-
-
-def _refusal(chosen: _Chosen) -> NonFiniteGradientError:
-    found = chosen.found
-    named = ", ".join(
-        f"{name} ({wrong})" for name, wrong in zip(chosen.masks, found.wrong, strict=True) if wrong
-    )
-    return NonFiniteGradientError(
-        f"{sum(found.wrong)} gradient coordinates are NaN, infinite or too large to square: {named}.",
-        next_step="Lower the learning rate or clip the gradients; no selection was made.",
     )
 
 
@@ -293,11 +290,13 @@ def _certificate(chosen: _Chosen, rule: Rule, rest_j: float) -> Certificate | No
     )
 
 
+def left_out(wrong: int) -> list[str]:
+    """The warning about gradients that cannot be ranked, if there are any."""
+    return [f"{wrong} gradient coordinates are not finite and were left out."] if wrong else []
+
+
 def _warnings(chosen: _Chosen, rule: Rule, budget_j: float, spent_j: float, kept: int) -> tuple[str, ...]:
-    warnings = []
-    wrong = sum(chosen.found.wrong)
-    if wrong:
-        warnings.append(f"{wrong} gradient coordinates are not finite and were left out.")
+    warnings = left_out(sum(chosen.found.wrong))
     if kept and spent_j > budget_j:
         warnings.append(
             f"{rule} keeps everything and spends {spent_j:.4g} J of a budget of {budget_j:.4g} J."

@@ -31,8 +31,8 @@ FORMATS: Mapping[torch.dtype, tuple[torch.dtype, type[np.generic], type[np.gener
 }
 """By dtype: the integers of torch and of the kernels, and the precision of sums."""
 
-LARGEST_SQUARABLE = math.sqrt(np.finfo(np.float64).max)
-"""The largest magnitude whose square is finite in float64."""
+LARGEST_SQUARABLE = math.sqrt(np.finfo(np.float64).max / 2**62)
+"""The largest magnitude of which any number of squares can be added up in float64."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +94,11 @@ class Part:
         real = {np.dtype(np.uint16): np.float16, np.dtype(np.int32): np.float32}
         return np.abs(bits.view(real.get(self.bits.dtype, np.float64)).astype(np.float64))
 
+    def finite_magnitudes(self) -> NDArray[np.float64]:
+        """|g| of every coordinate, zero where it cannot be squared."""
+        magnitudes = self.magnitudes_at(np.arange(self.numel))
+        return np.where(magnitudes <= self.largest, magnitudes, 0.0)
+
     def clear_wrong(self, words: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Take what is not finite out of a mask; its coordinates."""
         magnitudes = self.magnitudes_at(np.arange(self.numel))
@@ -125,11 +130,11 @@ def present_in(gradients: Mapping[str, Tensor], costs: Mapping[str, float | Tens
         UsageError: a gradient is of no format that can be ranked, or a cost is missing.
     """
     for name, gradient in gradients.items():
-        if not (isinstance(gradient, Tensor) and gradient.dtype in FORMATS):
-            kind = gradient.dtype if isinstance(gradient, Tensor) else type(gradient).__name__
+        problem = _why_unranked(gradient)
+        if problem:
             raise UsageError(
-                f"The gradient of {name} is no tensor of floating-point numbers that can be ranked: {kind}.",
-                next_step=f"Give one of {', '.join(map(str, FORMATS))}, and leave out what has no gradient.",
+                f"The gradient of {name} is no tensor that can be ranked: {problem}.",
+                next_step=f"Give dense {', '.join(map(str, FORMATS))}; leave out what has no gradient.",
             )
     present = {name: gradient for name, gradient in gradients.items() if gradient.numel()}
     if not present:
@@ -144,6 +149,16 @@ def present_in(gradients: Mapping[str, Tensor], costs: Mapping[str, float | Tens
             next_step="Make the cost vector from the same network as the gradients.",
         )
     return present
+
+
+def _why_unranked(gradient: object) -> str | None:
+    if not isinstance(gradient, Tensor):
+        return type(gradient).__name__
+    if gradient.dtype not in FORMATS:
+        return str(gradient.dtype)
+    if gradient.layout != torch.strided or gradient.is_meta:
+        return "it has no values" if gradient.is_meta else str(gradient.layout)
+    return None
 
 
 def _part(name: str, gradient: Tensor, cost: float | Tensor, offset: int) -> Part:

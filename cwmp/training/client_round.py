@@ -99,7 +99,7 @@ def _client_round(
     choice = select_within(
         wanted, federation.budget, rule=config.selector, seed=seed, equal_prices=config.equal_prices
     )
-    masks = choice.selection.masks
+    masks = choice.selection.bitmasks
     see["select"] = meter.replay(lambda: partial(select_again, wanted, choice, seed=seed))
     message, see["pack"] = meter.run(lambda: encode(pack(wanted, masks), wanted))
     see["aggregate"] = meter.replay(lambda: _aggregating(message, wanted))
@@ -107,7 +107,7 @@ def _client_round(
     see["uplink"] = _link_is_not_seen
 
     if config.error_feedback:
-        memory.remember(wanted, {name: value * masks[name] for name, value in wanted.items()})
+        memory.remember(wanted, {name: value * masks[name].booleans() for name, value in wanted.items()})
     works = client_works(
         federation.costs,
         choice.cost,
@@ -134,8 +134,8 @@ def train_client(federation: Federation, weights: Weights, round_index: int, cli
     return local_update(
         federation.network,
         weights,
-        federation.data.train_x[indices],
-        federation.data.train_y[indices],
+        federation.data.train_x.index_select(0, indices),
+        federation.data.train_y.index_select(0, indices),
         local_settings(federation.config),
         seed=derived_seed(federation.config.seed, "local", round_index=round_index, client=client),
         client=client,

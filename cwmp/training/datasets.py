@@ -6,8 +6,10 @@ are drawn evenly by class. All of it depends on the seed alone, so rules see the
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +51,15 @@ class Dataset:
     test_x: Tensor
     test_y: Tensor
     classes: int
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of shapes, samples and labels: two decoders of JPEG may differ in a bit of a pixel."""
+        digest = hashlib.sha256()
+        for tensor in (self.train_x, self.train_y, self.test_x, self.test_y):
+            digest.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.contiguous().numpy().data)
+        return digest.hexdigest()
 
     @property
     def sample_shape(self) -> tuple[int, ...]:

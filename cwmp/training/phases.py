@@ -16,27 +16,28 @@ its bits, some integer operations for each kept coordinate on either side, is in
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import replace
 
-from torch import Tensor
-
-from calibration_data import Work
+from calibration_data import MemoryHierarchy, Work
 from cost_models import Estimate, MissingCoefficientError
 from cwmp.budget import PHASES, Phase
 from cwmp.cost_vector import CostVector, MaskCost
-from cwmp.op_counts import apply_work, count_touched
+from cwmp.op_counts import count_touched
 from cwmp.pricing import total_work
-from cwmp.tensors import residence
+from cwmp.selection.result import Mask
+from cwmp.tensors import TensorLayout
 from cwmp.training.phase_energy import PhaseEnergy
 from cwmp.training.phase_meter import Seen, Works
+from cwmp.work_table import UnitWork, WorkTable
 from profiler.microbenchmark import traffic
 
 ACCUMULATOR_BYTES = 8
 
 
 def client_works(
-    costs: CostVector, cost: MaskCost, masks: Mapping[str, Tensor], training: Work, payload_bytes: int
+    costs: CostVector, cost: MaskCost, masks: Mapping[str, Mask], training: Work, payload_bytes: int
 ) -> dict[Phase, Works]:
     """Work of every phase of one client and round, in parts that follow each other.
 
@@ -52,23 +53,31 @@ def client_works(
     return {
         "train": (training,),
         "select": tuple(part.fixed_work for part in costs.tensors.values()),
-        "pack": tuple(work["pack"] for work in cost.work.values()),
+        "pack": cost.works["pack"],
         "uplink": (),
         "aggregate": aggregate_works(costs, masks, payload_bytes),
-        "apply": tuple(work["apply"] for work in cost.work.values()),
+        "apply": cost.works["apply"],
     }
 
 
-def aggregate_works(costs: CostVector, masks: Mapping[str, Tensor], payload_bytes: int) -> Works:
+def aggregate_works(costs: CostVector, masks: Mapping[str, Mask], payload_bytes: int) -> WorkTable:
     """Work of adding one message to the server's sum: read it, then update float64 lines where they live."""
     memory = costs.pricing.memory
     reading = traffic(memory, "l2", element_bytes=payload_bytes, read_bytes=payload_bytes, written_bytes=0)
-    works = [reading + Work({"launch": 1})]
-    for name, cost in costs.tensors.items():
-        layout = replace(cost.layout, element_bytes=ACCUMULATOR_BYTES, flop_term="flop_fp64")
-        touched = count_touched(layout, memory, masks[name])
-        works.append(apply_work(layout, residence(layout, memory, 0), memory, touched, 0))
-    return tuple(works)
+    layouts, units = _accumulator(costs.layouts, memory)
+    touched = [count_touched(layout, memory, masks[layout.name]) for layout in layouts]
+    return WorkTable.of([reading + Work({"launch": 1})]).followed_by(units.apply(touched))
+
+
+@functools.lru_cache(maxsize=8)
+def _accumulator(
+    layouts: tuple[TensorLayout, ...], memory: MemoryHierarchy
+) -> tuple[tuple[TensorLayout, ...], UnitWork]:
+    """The server's sum, tensor by tensor, and what adding to it takes."""
+    sums = tuple(
+        replace(layout, element_bytes=ACCUMULATOR_BYTES, flop_term="flop_fp64") for layout in layouts
+    )
+    return sums, UnitWork.of(sums, memory, 0)
 
 
 def client_energy(
@@ -90,7 +99,9 @@ def _predicted(costs: CostVector, cost: MaskCost, phase: Phase, works: Works) ->
     try:
         # Those of the other phases come with their seconds, from the prices.
         untimed = phase in ("train", "aggregate")
-        return pricing.model.predict_j(total_work(map(pricing.timed, works) if untimed else works))
+        return pricing.model.predict_j(
+            total_work(pricing.timed_table(WorkTable.of(works)) if untimed else works)
+        )
     except MissingCoefficientError as error:
         return error.message
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from calibration_data import InvalidFileError, UsageError
-from calibration_data.files import read_model, write_whole
+from calibration_data.files import read_model, remove_unfinished, write_whole
 from cost_models import CostModel, save_cost_model
 from cwmp.budget import EnergyLedger
 from cwmp.config import TrainingConfig
@@ -26,8 +26,26 @@ from cwmp.training.run_files import (
     MAX_FILE_BYTES,
     RESIDUALS,
     ROUNDS,
+    WRITTEN_WHOLE,
 )
 from cwmp.training.run_record import RunIdentity
+
+NEXT_STEPS = {
+    "samples_sha256": "The data set was changed, or another decoder reads its images: go on with those of the"
+    " beginning."
+}
+
+
+def refuse_content(out: Path) -> None:
+    """A new run begins in a folder that is empty, or not there.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(
+            f"{out} exists already.", next_step="Choose another folder, or go on with it: --resume."
+        )
 
 
 def open_folder(
@@ -36,19 +54,13 @@ def open_folder(
     federation: Federation,
     cost_model: CostModel,
     fleet: Fleet,
-    *,
-    resume: bool,
 ) -> None:
     """Make the folder of a new run, or check that it is the folder of this run.
 
     Raises:
-        UsageError: it is in use, cannot be made, or is of a run with other settings.
+        UsageError: it cannot be made, or is of a run with other settings.
         InvalidFileError: a file of the run to resume is missing or broken.
     """
-    if out.exists() and not resume and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(
-            f"{out} exists already.", next_step="Choose another folder, or go on with it: --resume."
-        )
     if (out / CONFIG).exists():
         _check_same(out / CONFIG, identity)
         return
@@ -75,30 +87,38 @@ def _check_same(path: Path, identity: RunIdentity) -> None:
         UsageError: it differs; the message names the first key that does.
     """
     before = read_model(path, RunIdentity, limit_bytes=MAX_FILE_BYTES)
+    if before.samples_sha256 is None:
+        identity = identity.model_copy(update={"samples_sha256": None})
     was, now = ({**run.model_dump(), **run.config.model_dump()} for run in (before, identity))
     for key in [*TrainingConfig.model_fields, *RunIdentity.model_fields]:
         if was[key] != now[key]:
             raise UsageError(
                 f"{path.parent} was begun with {key} = {was[key]!r}, not {now[key]!r}.",
-                next_step="Resume it with the settings in its config.json, or choose another folder.",
+                next_step=NEXT_STEPS.get(
+                    key, "Resume it with the settings in its config.json, or choose another folder."
+                ),
             )
 
 
 def state_on_disk(out: Path, federation: Federation) -> FederatedState:
-    """Where the run stands: its checkpoint, or its beginning.
+    """Where the run stands: its checkpoint, or its beginning; what a kill left unfinished is removed.
 
     Raises:
         InvalidFileError: the checkpoint is broken.
     """
+    for name in WRITTEN_WHOLE:
+        remove_unfinished(out / name)
     start = initial_state(federation)
     if not (out / CHECKPOINT).exists():
         return replace(start, residuals=ResidualFiles(out / RESIDUALS, {}, start.weights))
     checkpoint = load_checkpoint(out / CHECKPOINT, start.weights, start.optimizer)
+    residuals = ResidualFiles(out / RESIDUALS, checkpoint.residual_rounds, start.weights)
+    residuals.remove_others()
     return FederatedState(
         finished_rounds=checkpoint.finished_rounds,
         weights=checkpoint.weights,
         optimizer=checkpoint.optimizer,
-        residuals=ResidualFiles(out / RESIDUALS, checkpoint.residual_rounds, start.weights),
+        residuals=residuals,
         ledger=EnergyLedger.from_state(checkpoint.ledger),
     )
 

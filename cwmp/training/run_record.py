@@ -82,6 +82,7 @@ class RunIdentity(Frozen):
         partition: who holds which samples.
         coordinates: gradient coordinates of the network.
         engine: name of what ran the clients.
+        samples_sha256: digest of all training and test samples; None in files from before it was kept.
         groups: clients that were other devices, as the fleet file had it.
     """
 
@@ -93,6 +94,7 @@ class RunIdentity(Frozen):
     partition: PartitionReport
     coordinates: int
     engine: str = "local"
+    samples_sha256: str | None = None
     groups: tuple[GroupIdentity, ...] = ()
 
 

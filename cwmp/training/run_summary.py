@@ -57,6 +57,7 @@ def run_identity(
         ),
         coordinates=federation.costs.coordinates,
         engine=engine,
+        samples_sha256=data.sha256,
         groups=tuple(_group_identity(group) for group in federation.groups),
     )
 

@@ -13,6 +13,7 @@ merely declares, and a message that is not valid changes nothing.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from calibration_data import UsageError
 from cwmp.index_coding import decode_indices, encode_indices, most_coded_bytes
+from cwmp.selection.result import Mask, as_bits
 
 MAGIC = b"CJUP"
 VERSION = 1
@@ -57,20 +59,26 @@ class SparseUpdate:
         return index_bytes + self.values.numel() * self.values.element_size()
 
 
-def pack(update: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> SparseUpdate:
+def pack(update: Mapping[str, Tensor], masks: Mapping[str, Mask]) -> SparseUpdate:
     """Gather the kept coordinates of an update.
 
     Args:
         update: float32 tensor by parameter name, in the order of the network's parameters.
-        masks: True where the coordinate is kept; same names and shapes.
+        masks: which coordinates of each are kept; same names and shapes.
     """
-    flat = flatten(update)
-    kept = torch.cat([masks[name].reshape(-1) for name in update])
-    if bool(kept.all()):
-        return SparseUpdate(indices=None, values=flat, coordinates=flat.numel())
-    index_type = torch.int32 if flat.numel() <= INT32_COORDINATES else torch.int64
-    indices = kept.nonzero().squeeze(1)
-    return SparseUpdate(indices=indices.to(index_type), values=flat[indices], coordinates=flat.numel())
+    flat = [value.reshape(-1) for value in update.values()]
+    coordinates = sum(value.numel() for value in flat)
+    bits = [as_bits(masks[name]) for name in update]
+    if sum(mask.kept for mask in bits) == coordinates:
+        return SparseUpdate(indices=None, values=torch.cat(flat), coordinates=coordinates)
+    index_type = torch.int32 if coordinates <= INT32_COORDINATES else torch.int64
+    kept = [mask.indices() for mask in bits]
+    before = itertools.accumulate((value.numel() for value in flat), initial=0)
+    return SparseUpdate(
+        indices=torch.cat([part + first for part, first in zip(kept, before, strict=False)]).to(index_type),
+        values=torch.cat([value.index_select(0, part) for value, part in zip(flat, kept, strict=True)]),
+        coordinates=coordinates,
+    )
 
 
 def encode(message: SparseUpdate, network: Mapping[str, Tensor]) -> bytes:
@@ -127,11 +135,11 @@ def add_to(accumulator: Tensor, message: SparseUpdate, weight: float) -> None:
         UsageError: the message is not a valid update of that many coordinates.
     """
     _check(message, accumulator.numel())
-    values = message.values.to(accumulator.dtype) * weight
     if message.indices is None:
-        accumulator.add_(values)
+        accumulator.add_(message.values, alpha=weight)
     else:
-        accumulator.index_add_(0, message.indices.long(), values)
+        values = message.values.to(accumulator.dtype)
+        accumulator.index_add_(0, message.indices.long(), values, alpha=weight)
 
 
 class MeanUpdate:
@@ -228,9 +236,10 @@ def _check(message: SparseUpdate, coordinates: int) -> None:
     elif not np.isfinite(values.numpy()).all():  # torch.isfinite takes ten times as long
         problem = "a value is not finite"
     elif indices is not None and sent:
-        if indices.is_floating_point() or int(indices.min()) < 0 or int(indices.max()) >= coordinates:
+        numbers = indices.numpy()
+        if indices.is_floating_point() or numbers.min() < 0 or numbers.max() >= coordinates:
             problem = "an index is out of range"
-        elif not bool((indices[1:] > indices[:-1]).all()):
+        elif not (numbers[1:] > numbers[:-1]).all():
             problem = "its indices are not strictly ascending"
     if problem:
         raise _invalid(problem)

@@ -2,17 +2,17 @@
 
     server                                        each worker, on one thread
     weights ─▶ shared memory                      its own federation, from the same settings
-    clients, residuals ─▶ pipe of an idle worker ─▶ an engine ─▶ pipe ─▶ answers in the order of the clients
+    clients, residuals ─▶ tray of an idle worker ─▶ an engine ─▶ tray ─▶ answers in the order of the clients
 
-A task is one client, or a group that trains together. Samples and weights are shared, not copied. Processes
-are spawned: a copy of this one would inherit the locks of its threads, but not the threads. A worker that
-dies ends the run, whose last checkpoint is whole.
+A task is one client, or a group that trains together. Samples and weights are shared, not copied; a worker
+has its next task before the server adds up its answer. Processes are spawned: a copy of this one would
+inherit the locks of its threads, but not the threads. A worker that dies ends the run, whose last checkpoint
+is whole.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-import pickle
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from torch import Tensor
 from calibration_data import CalijouleError, UsageError
 from cost_models import CostModel
 from cwmp.config import TrainingConfig
-from cwmp.training.batched_training import groups_of
+from cwmp.training.batched_training import CLIENTS_AT_ONCE, groups_of
 from cwmp.training.client_round import ClientResult, Weights
 from cwmp.training.datasets import Dataset
 from cwmp.training.engine import BatchedEngine, Engine, LocalEngine
@@ -36,11 +36,17 @@ from cwmp.training.fleet import Fleet
 from cwmp.training.local_training import weights_of
 from cwmp.training.round_record import DroppedClient
 from cwmp.training.sparse_update import flatten, unflatten
+from cwmp.training.tray import Tray, shared
 from profiler.device import Device
 from profiler.simulated_device import SimulatedDevice
 from profiler.simulated_spec import SimulatedDeviceSpec
 
 SECONDS_TO_STOP = 5.0
+BYTES_PER_COORDINATE = 10
+"""Of a client's message and its residual together, with something to spare for headers and gaps."""
+FREED_BYTES = 31 << 20
+"""A block that a worker takes and gives back before it trains: glibc then keeps blocks up to that size
+(mallopt(3), M_MMAP_THRESHOLD) and does not return them after a step, to be zeroed again for the next."""
 
 
 class WorkerError(CalijouleError):
@@ -58,6 +64,14 @@ class _Setup:
     data: Dataset
     weights: Tensor
     batched: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Worker:
+    """A worker process as the server sees it."""
+
+    process: SpawnProcess
+    tray: Tray
 
 
 class WorkerEngine:
@@ -95,8 +109,8 @@ class WorkerEngine:
                 next_step="Leave out --workers, or predict only: --device none.",
             )
         for samples in (data.train_x, data.train_y, data.test_x, data.test_y):
-            _shared(samples)
-        self._weights = _shared(torch.zeros(coordinates))
+            shared(samples)
+        self._weights = shared(torch.zeros(coordinates))
         self._setup = _Setup(
             config=config,
             model=model,
@@ -107,7 +121,7 @@ class WorkerEngine:
             batched=batched,
         )
         self._count = workers
-        self._workers: dict[Connection, SpawnProcess] = {}
+        self._workers: dict[Connection, _Worker] = {}
 
     @property
     def name(self) -> str:
@@ -117,24 +131,26 @@ class WorkerEngine:
     @property
     def processes(self) -> tuple[SpawnProcess, ...]:
         """The workers, once the engine has been entered."""
-        return tuple(self._workers.values())
+        return tuple(worker.process for worker in self._workers.values())
 
     def __enter__(self) -> Self:
         context = multiprocessing.get_context("spawn")
+        clients = CLIENTS_AT_ONCE if self._setup.batched else 1
         for number in range(self._count):
             here, there = context.Pipe()
+            tray = Tray(clients * BYTES_PER_COORDINATE * self._weights.numel())
             process = context.Process(
-                target=_work, args=(there, self._setup), name=f"worker-{number}", daemon=True
+                target=_work, args=(there, tray, self._setup), name=f"worker-{number}", daemon=True
             )
             process.start()
             there.close()
-            self._workers[here] = process
+            self._workers[here] = _Worker(process=process, tray=tray)
         return self
 
     def __exit__(self, *exception: object) -> None:
         for connection in self._workers:
             connection.close()
-        for process in self._workers.values():
+        for process in self.processes:
             process.join(SECONDS_TO_STOP)
             if process.is_alive():
                 process.terminate()
@@ -156,15 +172,27 @@ class WorkerEngine:
         idle = list(self._workers)
         for group in groups:
             while group[0] not in answers:
-                while idle and waiting:
-                    connection, following = idle.pop(), waiting.pop()
-                    needed = {client: residuals[client] for client in following if client in residuals}
-                    self._send(connection, (round_index, following, needed))
-                    busy[connection] = following
+                self._hand_out(waiting, idle, busy, residuals, round_index)
                 for connection in [found for found in wait(list(busy)) if isinstance(found, Connection)]:
                     answers[busy.pop(connection)[0]] = self._receive(connection)
                     idle.append(connection)
+            self._hand_out(waiting, idle, busy, residuals, round_index)
             yield from answers.pop(group[0])
+
+    def _hand_out(
+        self,
+        waiting: list[Sequence[int]],
+        idle: list[Connection],
+        busy: dict[Connection, Sequence[int]],
+        residuals: Mapping[int, Weights],
+        round_index: int,
+    ) -> None:
+        """Give every idle worker something to do, as far as there is."""
+        while idle and waiting:
+            connection, clients = idle.pop(), waiting.pop()
+            needed = {client: residuals[client] for client in clients if client in residuals}
+            self._send(connection, (round_index, clients, needed))
+            busy[connection] = clients
 
     def notes(self) -> tuple[str, ...]:
         """Nothing: they ran here."""
@@ -172,21 +200,22 @@ class WorkerEngine:
 
     def _send(self, connection: Connection, task: tuple[int, Sequence[int], Mapping[int, Weights]]) -> None:
         try:
-            connection.send_bytes(_dumped(task))
+            connection.send_bytes(self._workers[connection].tray.dumps(task))
         except OSError as error:
             raise self._death_of(connection) from error
 
     def _receive(self, connection: Connection) -> list[ClientResult | DroppedClient]:
         try:
-            answer: list[ClientResult | DroppedClient] | _Failure = pickle.loads(connection.recv_bytes())
+            data = connection.recv_bytes()
         except (EOFError, OSError) as error:
             raise self._death_of(connection) from error
+        answer: list[ClientResult | DroppedClient] | _Failure = self._workers[connection].tray.loads(data)
         if isinstance(answer, _Failure):
             raise WorkerError(f"A worker failed: {answer.message}", next_step=answer.next_step)
         return answer
 
     def _death_of(self, connection: Connection) -> WorkerError:
-        process = self._workers[connection]
+        process = self._workers[connection].process
         process.join(SECONDS_TO_STOP)
         return WorkerError(
             f"A worker process died (exit code {process.exitcode}).",
@@ -203,11 +232,12 @@ class _Failure:
     next_step: str
 
 
-def _work(connection: Connection, setup: _Setup) -> None:
+def _work(connection: Connection, tray: Tray, setup: _Setup) -> None:
     """Answer tasks until the server closes the pipe."""
     # Ctrl-C reaches every process of the terminal; the server's closing ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+    torch.empty(FREED_BYTES, dtype=torch.uint8)
     try:
         device = None
         if setup.simulated is not None:
@@ -217,24 +247,14 @@ def _work(connection: Connection, setup: _Setup) -> None:
         engine: Engine = BatchedEngine(federation) if setup.batched else LocalEngine(federation)
         like = weights_of(federation.network)
         while True:
-            round_index, clients, residuals = pickle.loads(connection.recv_bytes())
+            round_index, clients, residuals = tray.loads(connection.recv_bytes())
             weights = unflatten(setup.weights, like)
-            connection.send_bytes(_dumped(list(engine.run_clients(weights, residuals, round_index, clients))))
+            answers = list(engine.run_clients(weights, residuals, round_index, clients))
+            connection.send_bytes(tray.dumps(answers))
     except (EOFError, BrokenPipeError):
         return
     except CalijouleError as error:
-        connection.send_bytes(pickle.dumps(_Failure(error.message, error.next_step)))
+        connection.send_bytes(tray.dumps(_Failure(error.message, error.next_step)))
     except Exception as error:
-        connection.send_bytes(pickle.dumps(_Failure(f"{type(error).__name__}: {error}", "Report this.")))
+        connection.send_bytes(tray.dumps(_Failure(f"{type(error).__name__}: {error}", "Report this.")))
         raise
-
-
-def _shared(tensor: Tensor) -> Tensor:
-    """Move a tensor into shared memory, where it is."""
-    moved: Tensor = tensor.share_memory_()  # type: ignore[no-untyped-call]
-    return moved
-
-
-def _dumped(content: object) -> bytes:
-    """Bytes of an object whose tensors are copied into them, not shared by file descriptors."""
-    return pickle.dumps(content, protocol=pickle.HIGHEST_PROTOCOL)

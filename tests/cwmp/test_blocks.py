@@ -163,6 +163,21 @@ def test_everything_affordable_is_kept_but_zeros() -> None:
         assert selection.certificate.gap == 0
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e200])
+def test_what_is_not_finite_may_be_left_out(bad: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    gradient = torch.randn(1000, generator=generator, dtype=torch.float64)
+    prices = {"w": BlockPrice(line_coordinates=16, open_j=20.0, element_j=1.0)}
+    without = gradient.clone()
+    without[::7] = 0.0
+    gradient[::7] = bad
+    selection = select_blocks({"w": gradient}, prices, 300.0, nonfinite="drop")
+    assert (selection.dropped, len(selection.warnings)) == (143, 1)
+    expected = select_blocks({"w": without}, prices, 300.0)
+    assert torch.equal(selection.masks["w"], expected.masks["w"])
+    assert selection.retained_squared_norm == expected.retained_squared_norm
+
+
 def test_what_cannot_be_selected_from_is_named() -> None:
     prices = {"w": BlockPrice(line_coordinates=16, open_j=20.0, element_j=1.0)}
     with pytest.raises(EmptyNetworkError):

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from cost_models import load_cost_model, save_cost_model
 from cwmp.config import TrainingConfig, training_config
 from cwmp.cost_document import load_costs
 from cwmp.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from cwmp.training.datasets import Dataset, load_dataset
 from cwmp.training.round_record import WALL_CLOCK_FIELDS, RoundReport
 from cwmp.training.run import train
 from cwmp.training.run_files import (
@@ -228,6 +230,28 @@ def test_another_cost_model_or_device_is_refused(uninterrupted: Path) -> None:
         train(config(), other, uninterrupted, device=open_device("sim:server-cpu"), resume=True)
     with pytest.raises(UsageError, match="measuring_device = 'sim:server-cpu', not None"):
         train(config(), MODEL, uninterrupted, resume=True)
+
+
+def with_one_other_bit(data: Dataset) -> Dataset:
+    """As another decoder may read an image."""
+    train_x = data.train_x.clone()
+    train_x.view(torch.uint8)[0, 0] ^= 1
+    return replace(data, train_x=train_x)
+
+
+def test_a_run_goes_on_with_the_samples_that_it_was_begun_with(tmp_path: Path) -> None:
+    data = load_dataset("synthetic", seed=0)
+    with pytest.raises(Killed):
+        run(tmp_path / "run", stop_after=1)
+    device = open_device("sim:server-cpu")
+    other = with_one_other_bit(data)
+    with pytest.raises(UsageError, match=r"samples_sha256 = .*another decoder reads its images"):
+        train(config(), MODEL, tmp_path / "run", device=device, data=other, resume=True)
+    # A run that was begun before the digest was kept goes on.
+    identity = json.loads((tmp_path / "run" / CONFIG).read_text())
+    assert identity.pop("samples_sha256") == data.sha256
+    (tmp_path / "run" / CONFIG).write_text(json.dumps(identity))
+    assert run(tmp_path / "run", resume=True).rounds == ROUND_COUNT
 
 
 def test_a_bad_budget_is_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,17 @@ from fakes.known_costs import known_cost_model
 
 from calibration_data import InvalidFileError, UsageError
 from cost_models import CostModel, save_cost_model
-from cwmp.comparison.compare import COMPARISON, RUNS, compare
+from cwmp.comparison.compare import COMPARISON, RUNS, compare, no_device
 from cwmp.comparison.course import RunCourse, accuracy_targets, mean_course, reached
 from cwmp.comparison.document import ComparisonReport, load_comparison
-from cwmp.comparison.findings import FinishedRun, found_entries, paired_tests
+from cwmp.comparison.findings import FinishedRun, different_samples, found_entries, paired_tests
 from cwmp.comparison.plan import PlannedRun, Variant, contender, planned_runs
 from cwmp.comparison.runner import Progress
 from cwmp.comparison.study_file import load_study, variants_of
 from cwmp.comparison.verdict import verdict
 from cwmp.config import RuleName, training_config
+from cwmp.training.datasets import Dataset, load_dataset
+from cwmp.training.run import train
 from cwmp.training.run_files import CHECKPOINT, SUMMARY, read_summary
 from profiler.device import Device
 from profiler.devices import open_device
@@ -191,6 +194,47 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     assert "did not finish: wild--cwmp-b0.1-s0 and 1 more." in report.verdict[-1]
 
 
+def test_samples_of_one_seed_are_read_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And give the bits of runs that read their own."""
+    read: list[int] = []
+
+    def counted(name: str, seed: int, **options: Any) -> Dataset:
+        read.append(seed)
+        return load_dataset(name, seed, **options)
+
+    monkeypatch.setattr("cwmp.training.federation.load_dataset", counted)
+    run(tmp_path / "all")
+    assert read == [0, 1, 2]
+    monkeypatch.undo()
+    for plan in plans(rules=("cwmp",), budgets=(0.1,), seeds=(2,)):
+        train(plan.config, MODEL, tmp_path / "alone", device=simulated(MODEL))
+        alone, among = (tmp_path / "alone" / CHECKPOINT, tmp_path / "all" / RUNS / plan.name / CHECKPOINT)
+        assert alone.read_bytes() == among.read_bytes()
+
+
+def test_runs_that_saw_other_samples_are_said(folder: Path) -> None:
+    runs = runs_of(folder, cwmp=(0.9, 0.8), topk=(0.8, 0.7))
+    assert not list(different_samples(runs))
+    identity = runs[0].report.identity.model_copy(update={"samples_sha256": "other"})
+    runs[0] = replace(runs[0], report=runs[0].report.model_copy(update={"identity": identity}))
+    (sentence,) = different_samples(runs)
+    assert sentence.startswith("Runs of seed 0 did not see the same samples (cwmp-b0.1-s0 and topk-b0.1-s0")
+    digests = pd.read_csv(folder / "runs.csv").groupby("seed")["samples_sha256"].unique()
+    assert [list(found) for found in digests] == [
+        [load_dataset("synthetic", seed).sha256] for seed in range(3)
+    ]
+
+
+def test_the_engine_of_a_comparison_is_in_its_record_and_stays(tmp_path: Path) -> None:
+    run(tmp_path, seeds=(0,), open_device=no_device, engine="local-batched")
+    runs = pd.read_csv(tmp_path / "runs.csv")
+    assert set(runs["engine"]) == {"local-batched"}
+    with pytest.raises(UsageError, match="was begun with engine = 'local-batched', not 'local'"):
+        run(tmp_path, seeds=(0,), open_device=no_device, resume=True)
+
+
 def test_a_comparison_of_which_no_run_finishes_is_an_error(tmp_path: Path) -> None:
     wild = BASE.model_copy(update={"learning_rate": 1e30})
     with pytest.raises(UsageError, match="No run of the comparison finished"):
@@ -345,7 +389,12 @@ def finished(folder: Path, rule: RuleName, seed: int, accuracy: float, joules: f
     budgets = () if rule == "dense" else (0.1,)
     (plan,) = plans(rules=(rule,), budgets=budgets, seeds=(seed,))
     course = RunCourse(
-        rounds=(1,), boundary_j=(joules,), accuracy=(accuracy,), retained=(1.0,), density={"w": 0.5}
+        rounds=(1,),
+        boundary_j=(joules,),
+        accuracy=(accuracy,),
+        retained=(1.0,),
+        gain=(0.1,),
+        density={"w": 0.5},
     )
     report = template.model_copy(update={"tail_accuracy": accuracy, "boundary_j": joules})
     return FinishedRun(plan=plan, report=report, course=course)
@@ -432,6 +481,43 @@ def test_with_equal_prices_every_rule_is_topk_and_the_verdict_says_so(tmp_path: 
     assert "differs from topk at fixed + 10 %" in next(verdict((ablation, other), (), (), "fraction"))
 
 
+def test_every_rule_that_sees_prices_is_tested_and_corrected_with_the_others(folder: Path) -> None:
+    """Each against what sees none, then against the rules before it; what is no other rule is no rival."""
+    runs = runs_of(
+        folder,
+        dense=(0.99, 0.98, 0.97),
+        topk=(0.80, 0.81, 0.83),
+        randomk=(0.30, 0.33, 0.31),
+        **{"cwmp-block": (0.86, 0.88, 0.87), "cwmp": (0.80, 0.82, 0.82)},
+    )
+    tests = paired_tests(found_entries(runs))
+    assert [(test.rule, test.rival) for test in tests] == [
+        ("cwmp", "topk"),
+        ("cwmp", "randomk"),
+        ("cwmp-block", "topk"),
+        ("cwmp-block", "randomk"),
+        ("cwmp-block", "cwmp"),
+    ]
+    p_values = [test.difference.p_value for test in tests]
+    order = sorted(range(5), key=lambda at: p_values[at])
+    # Holm by hand: the smallest times five, the next times four, …, never less than the one before.
+    expected, largest = [0.0] * 5, 0.0
+    for rank, at in enumerate(order):
+        largest = max(largest, min(1.0, (5 - rank) * p_values[at]))
+        expected[at] = largest
+    assert [test.difference.p_holm for test in tests] == pytest.approx(expected)
+
+
+def test_a_win_that_the_correction_takes_away_is_said(folder: Path) -> None:
+    """Holm doubles the smaller of two p-values."""
+    runs = runs_of(folder, topk=(0.80, 0.81, 0.82), randomk=(0.70, 0.90, 0.80), cwmp=(0.81, 0.825, 0.84))
+    against_topk = paired_tests(found_entries(runs))[0].difference
+    assert against_topk.p_value is not None
+    assert against_topk.p_value < 0.05
+    assert against_topk.p_holm == pytest.approx(2 * against_topk.p_value)
+    assert "ahead of it, but not after the correction, at fixed + 10 %" in sentences(runs)[0]
+
+
 def test_the_front_is_what_nothing_beats_in_accuracy_and_joules(folder: Path) -> None:
     entries = found_entries(runs_of(folder, cwmp=(0.9,), topk=(0.8,), dense=(0.95,)))
     assert {entry.rule: entry.pareto for entry in entries} == {"cwmp": True, "topk": False, "dense": True}
@@ -448,6 +534,7 @@ def course(*accuracies: float | None) -> RunCourse:
         boundary_j=tuple(10.0 * number for number in rounds),
         accuracy=accuracies,
         retained=tuple(0.5 for _ in rounds),
+        gain=tuple(0.1 for _ in rounds),
         density={},
     )
 
@@ -484,5 +571,5 @@ def test_a_broken_comparison_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_the_file_says_what_was_returned(folder: Path) -> None:
-    assert json.loads((folder / COMPARISON).read_text())["schema_version"] == 2
+    assert json.loads((folder / COMPARISON).read_text())["schema_version"] == 3
     assert run(folder, resume=True) == load_comparison(folder / COMPARISON)

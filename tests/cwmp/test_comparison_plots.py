@@ -44,6 +44,7 @@ def course(best: float, budget: float, seed: int) -> RunCourse:
         boundary_j=tuple((1e-3 * rounds * (0.1 + budget)).tolist()),
         accuracy=tuple(value if number % 2 else None for number, value in enumerate(accuracy.tolist())),
         retained=tuple(np.clip(0.5 + 0.1 * np.sin(rounds + seed), 0, 1).tolist()),
+        gain=tuple(np.full(30, 0.1).tolist()),
         density={f"layer{part}.conv.weight": budget * (1 - part / 100) for part in range(12)},
     )
 

@@ -75,6 +75,9 @@ def test_a_budget_that_affords_everything_or_nothing() -> None:
     costs = costs_of()
     everything = select_with_confidence(update(1), costs, 1e3, confidence=0.95)
     assert everything.selection.kept == costs.coordinates
+    for rule in ("cwmp", "topk", "randomk"):
+        unlimited = select_with_confidence(update(1), costs, math.inf, confidence=0.95, rule=rule)
+        assert unlimited.selection.kept == costs.coordinates
     nothing = select_with_confidence(update(1), costs, 0.0, confidence=0.95)
     assert (nothing.selection.kept, nothing.upper_j) == (0, 0.0)
 
@@ -83,3 +86,8 @@ def test_a_budget_that_affords_everything_or_nothing() -> None:
 def test_what_is_no_probability_is_refused(confidence: float) -> None:
     with pytest.raises(UsageError, match="no confidence"):
         select_with_confidence(update(1), costs_of(), 1.0, confidence=confidence)
+
+
+def test_a_rule_that_ranks_nothing_is_refused() -> None:
+    with pytest.raises(UsageError, match="ranks no single coordinates"):
+        select_with_confidence(update(1), costs_of(), 1.0, confidence=0.9, rule="dense")  # type: ignore[arg-type]

@@ -18,7 +18,8 @@ from cost_models import CostModel, MissingCoefficientError
 from cwmp.cost_vector import CostVector, cost_vector
 from cwmp.errors import EmptyNetworkError, InvalidCostError, UnknownMemoryError
 from cwmp.links import LINKS
-from cwmp.op_counts import Touched, index_bytes
+from cwmp.op_counts import Touched, apply_work, index_bytes, pack_work
+from cwmp.selection import select
 from cwmp.tensors import expected_groups, residence, touched_groups, trainable_tensors
 from profiler.simulated_spec import load_spec
 
@@ -195,6 +196,25 @@ class TestMasks:
         assert touched.kept == len(kept)
         assert touched.lines == len(set((kept // 16).tolist()))
         assert touched.rows == len(set((kept // 2048).tolist()))
+
+    def test_work_is_what_is_counted_for_each_tensor(self) -> None:
+        vector = priced(0.01, optimizer_streams=2)
+        cost, memory = vector.evaluate(random_masks(vector, 0.02)), vector.pricing.memory
+        for name, works in cost.work.items():
+            layout, touched = vector.tensors[name].layout, cost.touched[name]
+            pack = pack_work(memory, 4 + 4) * touched.kept
+            apply = apply_work(layout, residence(layout, memory, 2), memory, touched, 2)
+            assert dict(works["pack"].without_times()) == pytest.approx(dict(pack), rel=1e-15)
+            assert dict(works["apply"].without_times()) == pytest.approx(dict(apply), rel=1e-15)
+            assert works["apply"]["awake_w"] == vector.pricing.model.duration_s(apply)
+
+    def test_a_selection_costs_what_its_booleans_cost(self) -> None:
+        vector = priced(0.01, index_coding="golomb")
+        generator = torch.Generator().manual_seed(3)
+        update = {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
+        selection = select(update, vector.prices_j, 0.05 * sum(vector.prices_j.values()) * 1e6, rule="cwmp")
+        assert 0 < selection.kept < vector.coordinates
+        assert vector.evaluate(selection.bitmasks) == vector.evaluate(selection.masks)
 
     def test_counts_do_as_well_as_masks(self) -> None:
         vector = priced(0.01)

@@ -1,6 +1,8 @@
+import hashlib
 import io
 import pickle
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +44,19 @@ def test_split_depends_on_the_seed_alone() -> None:
     first, again, other = (load_dataset("digits", seed) for seed in (5, 5, 6))
     assert torch.equal(first.train_x, again.train_x)
     assert not torch.equal(first.train_x, other.train_x)
+
+
+@pytest.mark.parametrize("part", ["train_x", "train_y", "test_x", "test_y"])
+def test_the_digest_of_samples_sees_their_last_bit(part: str) -> None:
+    """Over the shapes, formats and bytes of the four tensors, one after the other."""
+    data = load_dataset("synthetic", seed=5)
+    expected = hashlib.sha256()
+    for tensor in (data.train_x, data.train_y, data.test_x, data.test_y):
+        expected.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode() + tensor.numpy().tobytes())
+    assert data.sha256 == load_dataset("synthetic", seed=5).sha256 == expected.hexdigest()
+    other = getattr(data, part).clone()
+    other.view(torch.uint8)[-1] ^= 1
+    assert replace(data, **{part: other}).sha256 != data.sha256
 
 
 def test_unknown_data_set_is_named() -> None:

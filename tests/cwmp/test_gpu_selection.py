@@ -8,15 +8,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from cwmp.selection.bracket import Bracket
+from cwmp.selection import on_gpu
 from cwmp.selection.exact import to_units
-from cwmp.selection.gpu_layout import BLOCK, RUN, layout_of, runs_of
-from cwmp.selection.gpu_listed import Prices, Ranked, end_of
-from cwmp.selection.gpu_sample import Sample, bracket_of
+from cwmp.selection.gpu.layout import BLOCK, GROUP, RUN, layout_of, runs_of
+from cwmp.selection.gpu.listed import Prices, Ranked, end_of
 from cwmp.selection.limits import Limits
 from cwmp.selection.mask_bits import all_bits
 from cwmp.selection.on_gpu import passes_if_ranked, passes_on_gpu
@@ -29,7 +29,20 @@ SIZES = (1, BLOCK, 3 * BLOCK + 17, 70_000)
 
 
 @pytest.mark.parametrize(
-    "check", ["small", "formats", "sampled", "last_round", "tied", "not_finite", "places"]
+    "check",
+    [
+        "small",
+        "formats",
+        "sampled",
+        "last_round",
+        "tied",
+        "not_finite",
+        "places",
+        "one_go",
+        "bracket",
+        "range_of_squares",
+        "smallest",
+    ],
 )
 def test_kernels_choose_what_sorting_chooses(check: str) -> None:
     """Each in a process of its own, for the interpreter is chosen when Triton is imported."""
@@ -45,62 +58,72 @@ def test_kernels_choose_what_sorting_chooses(check: str) -> None:
     assert result.returncode == 0, result.stderr[-2000:]
 
 
-TABLES = {"tensors": "*i32", "first_blocks": "*i64"}
+TYPES = {
+    **dict.fromkeys(("sheet", "first_blocks", "numels", "run_begins", "slots", "ends"), "*i64"),
+    **dict.fromkeys(("tensors", "run_tensors", "kept_words", "words", "counts", "runs_above"), "*i32"),
+    **dict.fromkeys(("inside_words", "places", "listed"), "*i32"),
+    **dict.fromkeys(("sums", "variances"), "*fp64"),
+    **dict.fromkeys(("deviations", "unread", "coarse_share"), "fp32"),
+    "magnitudes": "*fp32",
+}
+NARROWED = {"kind": 0, "block": BLOCK, "group": GROUP, "room": GROUP * BLOCK // 32}
 
 
-@pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("element", ["float32", "bfloat16", "float16"])
+def kernels() -> dict[str, tuple[Any, dict[str, Any], dict[str, str], int]]:
+    """By name: function, constants, what has another type than elsewhere, warps."""
+    from cwmp.selection.gpu import triton_kernels, triton_narrow, triton_sample
+
+    sampled, number = {"kind": 0, "run": RUN, "sampled": 1024}, {"tensors": "i32"}
+    listing = {name: NARROWED[name] for name in ("block", "group", "room")}
+    bracket = {"kind": 0, "of_sample": True, "few_runs": 16, "programs_at_once": 1024}
+    warps = triton_kernels.WARPS
+    return {
+        "classify": (triton_kernels.classify, {"absolute": True, "block": BLOCK}, {}, warps),
+        "list_inside": (triton_kernels.list_inside, {"block": BLOCK}, {}, triton_kernels.LIST_WARPS),
+        "sample": (triton_sample.sample, sampled, number, 4),
+        "spread": (triton_sample.spread, sampled, number, 4),
+        "bracket": (triton_sample.bracket, bracket, number, 4),
+        "gather": (triton_narrow.gather, listing, {"inside_words": "*i64"}, 4),
+        "bins": (triton_narrow.bins, {**NARROWED, "columns": 3}, {}, 4),
+        "end": (triton_narrow.end, {}, {}, 4),
+        "settle": (triton_narrow.settle, NARROWED, {}, 4),
+        "finish": (triton_narrow.finish, {}, {}, 4),
+    }
+
+
+@pytest.mark.parametrize(
+    ("capability", "element"), [(80, "float32"), (90, "float32"), (90, "bfloat16"), (90, "float16")]
+)
 def test_the_pass_reads_sixteen_bytes_at_a_time_and_spills_nothing(
     capability: int, element: str, monkeypatch: pytest.MonkeyPatch, tmp_path: os.PathLike[str]
 ) -> None:
-    """What Triton makes of it for an A100 and an H100, with no GPU here."""
+    """What Triton makes of it for an A100 and an H100, with no GPU here; division as IEEE 754 has it."""
     triton = pytest.importorskip("triton")
     from triton import language as tl
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from cwmp.selection import triton_kernels
-
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    pointers = {
-        "classify": {
-            "addresses": "*i64",
-            "numels": "*i64",
-            "keys": "*i32",
-            **TABLES,
-            "kept_words": "*i32",
-            "inside_words": "*i32",
-            "counts": "*i32",
-            "sums": "*fp64",
-            "blocks": "i32",
-        },
-        "list_inside": {
-            "addresses": "*i64",
-            **TABLES,
-            "inside_words": "*i32",
-            "ends": "*i64",
-            "counts": "*i32",
-            "slots": "*i64",
-            "magnitudes": "*fp32",
-        },
-    }
-    for name, signature in pointers.items():
-        constants = {"element": getattr(tl, element), "block": BLOCK}
-        if name == "classify":
-            constants["absolute"] = True
+    for name, (function, given, types, warps) in kernels().items():
+        constants = dict(given)
+        if "element" in function.arg_names:
+            constants["element"] = getattr(tl, element)
+        known = {**TYPES, **types, **dict.fromkeys(constants, "constexpr")}
         source = ASTSource(
-            fn=getattr(triton_kernels, name),
-            signature={**signature, **dict.fromkeys(constants, "constexpr")},
+            fn=function,
+            signature={argument: known.get(argument, "i32") for argument in function.arg_names},
             constexprs=constants,
         )
         target = GPUTarget("cuda", capability, 32)
-        text = triton.compile(source, target=target, options={"num_warps": triton_kernels.WARPS}).asm["ptx"]
+        text = triton.compile(source, target=target, options={"num_warps": warps}).asm["ptx"]
         assert ".local" not in text, name
         assert ".ftz" not in text, name
+        divisions = set(re.findall(r"div[.\w]*\.f64", text))
+        assert divisions <= {"div.rn.f64"}, name
+        assert divisions or name not in ("sample", "spread", "bracket", "bins", "settle"), name
         if name == "classify":
             loads = len(re.findall(r"ld\.global\.v4\.b32", text))
-            threads = 32 * triton_kernels.WARPS
-            assert loads * threads * 16 == BLOCK * getattr(torch, element).itemsize
+            assert loads * 32 * warps * 16 == BLOCK * getattr(torch, element).itemsize
 
 
 def test_every_coordinate_has_one_place_in_the_blocks() -> None:
@@ -114,42 +137,24 @@ def test_every_coordinate_has_one_place_in_the_blocks() -> None:
 
 def test_runs_lie_apart_in_their_tensors_and_stand_for_all() -> None:
     runs = runs_of(SIZES, CPU, 8192, 1)
+    read = torch.zeros(len(SIZES), dtype=torch.float64)
     for number, size in enumerate(SIZES):
-        begins = runs.begins[runs.tensors == number]
+        begins = runs.begins[runs.tensors == number].sort().values
+        begins = begins[begins < size]
         assert bool((begins.diff() >= 0).all())
-        assert int(begins[0]) >= 0
         assert int(begins[-1]) + RUN <= max(size, RUN)
-    read = torch.tensor([min(RUN, SIZES[number]) for number in runs.tensors.tolist()])
-    assert float((runs.weights * read).sum()) == pytest.approx(sum(SIZES), rel=1e-9)
+        read[number] = int((size - begins).clamp(max=RUN).sum())
+    assert (read * torch.from_numpy(runs.weights)).tolist() == pytest.approx(SIZES, rel=1e-9)
     assert runs.unread == pytest.approx(1 - float(read.sum()) / sum(SIZES))
 
 
-def missed(share: float, deviations: float) -> int:
-    """Brackets without the threshold, of 30 draws."""
-    numel, price, count = 200_000, 1e-9, 0
-    gradient = torch.randn(numel, generator=torch.Generator().manual_seed(0)).abs()
-    threshold = float(torch.sort(gradient, descending=True).values[int(share * numel)])
-    for draw in range(30):
-        runs = runs_of((numel,), CPU, 16_384, draw)
-        values = gradient[runs.begins[:, None] + torch.arange(RUN)]
-        sample = Sample(
-            values=values,
-            scores_at=lambda at, values=values: values.reshape(-1)[at].double(),  # type: ignore[misc]
-            joules=price * runs.weights,
-            numbers=runs.weights,
-            unread=runs.unread,
-        )
-        limits = Limits.of(share * numel * price, None)
-        found = bracket_of(sample, limits, Bracket(least=0.0, most=math.inf), deviations)
-        count += not found.least <= threshold <= found.most
-    return count
-
-
-@pytest.mark.parametrize("share", [0.01, 0.5])
-def test_the_bracket_of_a_sample_is_as_wide_as_its_deviations_say(share: float) -> None:
-    """Of a normal estimate 4 deviations miss 1 in 16,000, half a deviation 6 in 10: 12 to 24 of 30."""
-    assert missed(share, 4.0) == 0
-    assert 12 <= missed(share, 0.5) <= 24
+def test_runs_come_in_pairs_of_neighbours_in_any_order() -> None:
+    runs = runs_of((200_000,), CPU, 16_384, 1)
+    pairs = runs.begins.reshape(-1, 2)
+    stratum = (200_000 - RUN) / runs.begins.numel()
+    assert float(pairs.diff(dim=1).abs().max()) < 2 * stratum
+    # Any part of them is a fair part.
+    assert float(pairs[: len(pairs) // 8].double().mean()) == pytest.approx(100_000, rel=0.15)
 
 
 @pytest.mark.parametrize("affordable", [0, 1, 1000, 2999, 3000])
@@ -180,6 +185,16 @@ def test_what_the_kernels_do_not_rank_is_left_to_the_host() -> None:
     assert passes_if_ranked({"w": torch.ones(4)}, {"w": 1.0}, "dense") is None
     assert passes_if_ranked({"w": torch.ones(4).double()}, {"w": 1.0}, "cwmp") is None
     assert passes_if_ranked({"w": torch.ones(2)}, {"w": torch.tensor([1.0, 2.0])}, "cwmp") is None
+
+
+def test_where_kernels_do_not_run_the_host_selects(caplog: pytest.LogCaptureFixture) -> None:
+    """Without an interpreter Triton cannot start a kernel on a CPU, as it cannot without a C compiler."""
+    pytest.importorskip("triton")
+    on_gpu._kernels_run.cache_clear()
+    assert not on_gpu._kernels_run(CPU)
+    assert not on_gpu._kernels_run(CPU)
+    on_gpu._kernels_run.cache_clear()
+    assert ["made on the host" in record.message for record in caplog.records] == [True]
 
 
 def test_a_mask_on_a_device_says_the_same_in_bits_places_and_words() -> None:

@@ -185,6 +185,32 @@ CASES: dict[str, tuple[RuleName, float]] = {
 }
 
 
+def test_bfloat16_gradients_are_exchanged() -> None:
+    network = perceptron().bfloat16()
+    costs = cost_vector(network, known_cost_model("datacenter-gpu"), boundary="update", density=0.1)
+    gradients = BudgetedGradients(costs, budget_fraction=0.1)
+    x, y = batch(0)
+
+    def loss_from(module: nn.Module) -> Tensor:
+        return nn.functional.cross_entropy(module(x.bfloat16()), y)
+
+    dense = torch.autograd.grad(loss_from(network), list(network.parameters()))
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        parallel = DistributedDataParallel(network)
+        parallel.register_comm_hook(SparseExchange(network, gradients), exchange)
+        loss_from(parallel).backward()
+    finally:
+        dist.destroy_process_group()
+    kept = sum(int(parameter.grad.count_nonzero()) for parameter in network.parameters())  # type: ignore[union-attr]
+    assert gradients.last is not None
+    assert 0 < kept == gradients.last.selection.kept < costs.coordinates
+    for parameter, all_of_it in zip(network.parameters(), dense, strict=True):
+        sent = parameter.grad
+        assert sent is not None
+        assert torch.equal(sent, all_of_it * (sent != 0))
+
+
 def _process(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(

@@ -1,15 +1,19 @@
 """A run with everything on, ended at the worst moments: what it leaves is whole, and goes on to the bit."""
 
 import json
+import multiprocessing
 import os
 import random
 import resource
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from itertools import pairwise
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,7 @@ from fakes.known_costs import known_cost_model
 
 from calibration_data import InvalidFileError, UsageError
 from cost_models import save_cost_model
+from cwmp.comparison.compare import COMPARISON, RUNS, compare
 from cwmp.config import TrainingConfig, training_config
 from cwmp.training.round_record import RoundReport
 from cwmp.training.run import train
@@ -65,7 +70,16 @@ def content(out: Path) -> dict[str, Any]:
     for part in ("weights", "optimizer"):
         state[part] = {name: value.numpy().tobytes() for name, value in state[part].items()}
     residuals = {path.name: path.read_bytes() for path in (out / RESIDUALS).iterdir()}
-    return {**found, "rounds": rounds, "table": table, "summary": summary, "state": state, "left": residuals}
+    names = {path.name for path in out.iterdir()}
+    return {
+        **found,
+        "rounds": rounds,
+        "table": table,
+        "summary": summary,
+        "state": state,
+        "left": residuals,
+        "names": names,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -144,42 +158,172 @@ def test_a_broken_residual_is_named(settings: TrainingConfig, whole: dict[str, A
     assert content(out) == whole
 
 
-SCRIPT = """
-import sys
-from pathlib import Path
-from cost_models import load_cost_model
-from cwmp.config import TrainingConfig
-from cwmp.training.run import train
-from profiler.devices import open_device
-config = TrainingConfig.model_validate_json(sys.argv[1])
-device = open_device("sim:server-cpu")
-train(config, load_cost_model(Path(sys.argv[2])), Path(sys.argv[3]), device=device, resume=True,
-      workers=int(sys.argv[4]), on_start=lambda *_: print("begun", flush=True))
-"""
+def test_two_processes_never_train_into_one_folder(settings: TrainingConfig, tmp_path: Path) -> None:
+    def again(report: RoundReport) -> None:
+        with pytest.raises(UsageError, match="Another process trains"):
+            run(settings, tmp_path / "run")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, tmp_path / "run", again)
+    run(settings, tmp_path / "run")
+
+
+# Killed: SIGKILL, which nothing can catch, from outside or before the next change of a file.
+
+STARTS = multiprocessing.get_context("forkserver")
+STARTS.set_forkserver_preload(["cwmp.comparison.compare", "sklearn.model_selection"])
+PATIENCE_S = 120
+
+Start = Callable[[Connection], object]
+"""Says a word through the pipe whenever it has come further; a function of a module, for it is pickled."""
+
+
+def started(start: Start) -> tuple[BaseProcess, Connection]:
+    """A process of its own, forked from one that has imported everything; and its words."""
+    words, theirs = STARTS.Pipe(duplex=False)
+    process = STARTS.Process(target=start, args=(theirs,))
+    process.start()
+    theirs.close()
+    return process, words
+
+
+def heard(words: Connection) -> bool:
+    """Wait for a word; False where the process has ended."""
+    assert words.poll(PATIENCE_S), "the process is alive and says nothing"
+    try:
+        words.recv()
+    except EOFError:
+        return False
+    return True
+
+
+def pace_of(start: Start) -> list[float]:
+    """Seconds before each word of a start that nobody kills."""
+    process, words = started(start)
+    moments = [time.monotonic()]
+    while heard(words):
+        moments.append(time.monotonic())
+    process.join()
+    assert process.exitcode == 0
+    return [after - before for before, after in pairwise(moments)]
+
+
+def killed(start: Start, pace: Sequence[float], rng: random.Random) -> bool:
+    """Start, wait for up to three words and then a random part of the way to the next; whether it died.
+
+    The pace is that of this machine, so that kills come in time on a slow one and not too early.
+    """
+    process, words = started(start)
+    number = rng.randrange(4)
+    if all(heard(words) for _ in range(number)):
+        process.join(rng.uniform(0, pace[number]))
+    process.kill()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode != 0
+
+
+def trains(settings: TrainingConfig, out: Path, workers: int, words: Connection) -> None:
+    train(
+        settings,
+        MODEL,
+        out,
+        device=open_device("sim:server-cpu"),
+        workers=workers,
+        resume=True,
+        on_start=lambda *_: words.send("begun"),
+        on_round=lambda report: words.send(report.round),
+    )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("workers", "folders"), [(1, 3), (2, 1)])
 def test_killed_again_and_again_it_arrives_at_the_same_end(
-    settings: TrainingConfig, whole: dict[str, Any], tmp_path: Path, workers: int
+    settings: TrainingConfig, whole: dict[str, Any], tmp_path: Path, workers: int, folders: int
 ) -> None:
-    """SIGKILL at random moments after the start, whatever is being written, until it gets through."""
-    out, model = tmp_path / "run", Path(settings.fleet or "").with_name("server.json")
-    command = [sys.executable, "-c", SCRIPT, settings.model_dump_json(), str(model), str(out), str(workers)]
+    """At random moments, whatever is being written or started, until it gets through."""
+    pace = pace_of(partial(trains, settings, tmp_path / "pace", workers))
+    assert content(tmp_path / "pace") == whole
     rng = random.Random(workers)
-    kills = 0
+    for number in range(folders):
+        out, kills = tmp_path / str(number), 0
+        while not (out / SUMMARY).exists():
+            kills += killed(partial(trains, settings, out, workers), pace, rng)
+            assert kills < 100
+        assert kills > 0
+        run(settings, out)
+        assert content(out) == whole
+
+
+WRITES = os.O_WRONLY | os.O_RDWR
+
+
+def dies(settings: TrainingConfig, out: Path, at: int, words: Connection) -> None:
+    """Train until a file of the run is opened for writing, renamed or removed for the so-manieth time."""
+    changes = 0
+
+    def strike(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal changes
+        if event in ("os.rename", "os.remove") or (event == "open" and arguments[2] & WRITES):
+            changes += str(arguments[0]).startswith(str(out))
+            if changes == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(strike)
+    trains(settings, out, 1, words)
+
+
+@pytest.mark.slow
+def test_killed_before_every_change_of_a_file_it_arrives_at_the_same_end(
+    settings: TrainingConfig, tmp_path: Path
+) -> None:
+    """Before the first change, before the second of the next start, …, and anew from every new checkpoint."""
+    settings = settings.model_copy(update={"rounds": 3})
+    run(settings, tmp_path / "whole")
+    out, at, deaths = tmp_path / "run", 0, 0
+    began_from: list[bytes] = []
     while not (out / SUMMARY).exists():
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            process.stdout.readline()
-            # Fewer kills come in time, the later they are; some run on for several rounds.
-            time.sleep(rng.uniform(0, 0.6 if workers == 1 else 6))
-            process.poll()
-            if process.returncode is None:
-                os.kill(process.pid, signal.SIGKILL)
-                kills += 1
-        assert process.returncode in (0, -signal.SIGKILL)
-        assert kills < 200
-    run(settings, out)
+        stands = [path.read_bytes() for path in (out / CONFIG, out / CHECKPOINT) if path.exists()]
+        at, began_from = (at + 1 if stands == began_from else 1), stands
+        process, _ = started(partial(dies, settings, out, at))
+        process.join(PATIENCE_S)
+        assert process.exitcode in (0, -signal.SIGKILL)
+        deaths += process.exitcode != 0
+    # Of every round: a line, three residuals and a checkpoint, opened, and all but the line renamed.
+    assert deaths > 3 * 9
+    assert content(out) == content(tmp_path / "whole")
+
+
+def compares(out: Path, jobs: int, words: Connection) -> None:
+    compare(
+        COMPARED,
+        MODEL,
+        out,
+        rules=("cwmp", "topk"),
+        budgets=(0.1,),
+        seeds=(0, 1),
+        jobs=jobs,
+        resume=True,
+        on_progress=lambda progress: words.send(progress.run.name),
+    )
+
+
+COMPARED = training_config(dataset="synthetic", clients=2, rounds=3, selector="dense", error_feedback=True)
+
+
+@pytest.mark.slow
+def test_a_comparison_killed_again_and_again_has_the_same_tables(tmp_path: Path) -> None:
+    """The parent of two workers dies at random moments; its workers end, and the next parent goes on."""
+    whole, out, kills = tmp_path / "whole", tmp_path / "killed", 0
+    pace = pace_of(partial(compares, whole, 2))
+    rng = random.Random(0)
+    while not (out / COMPARISON).exists():
+        kills += killed(partial(compares, out, 2), pace, rng)
+        assert kills < 100
     assert kills > 0
-    assert content(out) == whole
+    compared = [*(f"{name}.{kind}" for name in ("comparison", "runs") for kind in ("csv", "parquet"))]
+    finals = [str(path.relative_to(whole)) for path in whole.glob(f"{RUNS}/*/{CHECKPOINT}")]
+    assert len(finals) == 4
+    for name in (COMPARISON, *compared, *finals):
+        assert (out / name).read_bytes() == (whole / name).read_bytes(), name

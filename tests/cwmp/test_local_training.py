@@ -93,6 +93,17 @@ def test_evaluation_against_counting() -> None:
     assert loss == pytest.approx(float(-probability.log().mean()), rel=1e-5)
 
 
+def test_a_layer_that_is_used_twice_is_tested_and_trained_on() -> None:
+    layer = nn.Linear(16, 16)
+    network = nn.Sequential(layer, nn.ReLU(), layer, nn.Linear(16, 4))
+    x, y = samples(40)
+    settings = LocalSettings(epochs=1, batch_size=16, learning_rate=0.1)
+    first = local_update(network, weights_of(network), x, y, settings, seed=0)
+    evaluate(network, {name: value + 1 for name, value in weights_of(network).items()}, x, y)
+    again = local_update(network, weights_of(network), x, y, settings, seed=0)
+    assert all(torch.equal(first.update[name], again.update[name]) for name in first.update)
+
+
 @pytest.mark.parametrize("samples", [1, 499, 500, 501, 1234])
 def test_a_test_in_batches_is_the_test_of_all_samples_together(samples: int) -> None:
     generator = torch.Generator().manual_seed(samples)

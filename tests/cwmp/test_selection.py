@@ -314,9 +314,17 @@ def test_gradients_that_are_not_finite_are_counted_and_named(bad: float, rule: R
         select(gradients, {"fine": 1.0, "broken": 1.0}, 1.0, rule=rule)
 
 
-def test_gradients_that_overflow_when_squared_are_refused() -> None:
-    with pytest.raises(NonFiniteGradientError, match=r"w \(1\)"):
-        select({"w": torch.tensor([1e200, 1.0], dtype=torch.float64)}, {"w": 1.0}, 1.0, rule="cwmp")
+@pytest.mark.parametrize("large", [1e200, 1.3e154])
+@pytest.mark.parametrize("rule", ALL)
+def test_gradients_whose_squares_overflow_alone_or_together_are_refused(large: float, rule: Rule) -> None:
+    gradients = {name: torch.tensor([large, 1.0], dtype=torch.float64) for name in ("v", "w")}
+    with pytest.raises(NonFiniteGradientError, match=r"v \(1\), w \(1\)"):
+        select(gradients, {"v": 1.0, "w": 1.0}, 5.0, rule=rule)
+
+
+def test_costs_whose_sum_overflows_are_within_no_budget() -> None:
+    selection = select({"w": torch.ones(3)}, {"w": 1e308}, 1.5e308, rule="cwmp")
+    assert (selection.kept, selection.spent_j) == (1, 1e308)
 
 
 @pytest.mark.parametrize("cost", [0.0, -1.0, math.nan, math.inf])
@@ -338,8 +346,12 @@ def test_what_cannot_be_selected_from_is_a_usage_error() -> None:
         select(gradients, {"v": 1.0}, 1.0, rule="cwmp")
     with pytest.raises(UsageError, match="shape"):
         select(gradients, {"w": torch.ones(2)}, 1.0, rule="cwmp")
-    with pytest.raises(UsageError, match="floating"):
+    with pytest.raises(UsageError, match="int64"):
         select({"w": torch.ones(3, dtype=torch.int64)}, {"w": 1.0}, 1.0, rule="cwmp")
+    with pytest.raises(UsageError, match="sparse_coo"):
+        select({"w": torch.eye(4).to_sparse()}, {"w": 1.0}, 1.0, rule="cwmp")
+    with pytest.raises(UsageError, match="it has no values"):
+        select({"w": torch.ones(3, device="meta")}, {"w": 1.0}, 1.0, rule="cwmp")
     with pytest.raises(UsageError, match="not a number"):
         select(gradients, {"w": 1.0}, math.nan, rule="cwmp")
     with pytest.raises(UsageError, match="no selection rule"):

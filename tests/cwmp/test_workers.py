@@ -17,6 +17,7 @@ from cwmp.training.fleet import Fleet
 from cwmp.training.round_record import WALL_CLOCK_FIELDS
 from cwmp.training.run import train
 from cwmp.training.run_files import CHECKPOINT, RESIDUALS, ROUNDS, read_rounds
+from cwmp.training.tray import Tray
 from cwmp.training.workers import WorkerEngine, WorkerError
 from profiler.device import Device
 from profiler.devices import open_device
@@ -46,6 +47,20 @@ def engine(federation: Federation, device: Device | None, workers: int) -> Worke
         coordinates=federation.costs.coordinates,
         workers=workers,
     )
+
+
+@pytest.mark.parametrize("size_bytes", [0, 100, 1000])
+def test_a_tray_gives_back_what_was_put_in_it_and_can_be_used_again(size_bytes: int) -> None:
+    """Whatever finds no room goes through the pipe, and nothing that was taken out changes afterwards."""
+    tray = Tray(size_bytes)
+    first = {1: {"a": torch.randn(5, 3).t(), "b": torch.tensor(2.0)}, 2: {"c": torch.arange(7)}}
+    taken = tray.loads(tray.dumps(first))
+    tray.loads(tray.dumps({"other": torch.zeros(250)}))
+    assert {client: list(named) for client, named in taken.items()} == {1: ["a", "b"], 2: ["c"]}
+    for client, named in first.items():
+        for name, value in named.items():
+            assert taken[client][name].dtype == value.dtype
+            assert torch.equal(taken[client][name], value)
 
 
 def test_two_workers_give_the_bits_of_one_process(tmp_path: Path) -> None:

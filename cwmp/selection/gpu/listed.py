@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,11 +17,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cwmp.selection.exact import from_units, to_units
-from cwmp.selection.gpu_sample import SHARES, in_shares, share_of
+from cwmp.selection.gpu.sheet import SHARES, in_shares, share_of
 from cwmp.selection.limits import Limits
 from cwmp.selection.prefix import FEW, affordable
+from cwmp.selection.rules import MAGNITUDE_PER_JOULE, SQUARE_PER_JOULE
 
 Indices = NDArray[np.int64]
+A = TypeVar("A", Tensor, NDArray[np.float64])
+
+
+def scores_of(magnitudes: A, prices: A, kind: int) -> A:
+    """As ``scores.score_of`` has them, bit for bit; both float64."""
+    if kind == SQUARE_PER_JOULE:
+        return magnitudes * magnitudes / prices
+    return magnitudes / prices if kind == MAGNITUDE_PER_JOULE else magnitudes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,17 +38,22 @@ class Prices:
     """Joules per coordinate of each tensor: on the host, on the device, and exactly."""
 
     joules: NDArray[np.float64]
-    on_device: Tensor
     units: tuple[int, ...]
+    device: torch.device
 
     @classmethod
     def of(cls, prices_j: Sequence[float], device: torch.device) -> Prices:
         """The same prices in three forms."""
         return cls(
             joules=np.array(prices_j, dtype=np.float64),
-            on_device=torch.tensor(prices_j, dtype=torch.float64, device=device),
             units=tuple(to_units(price) for price in prices_j),
+            device=device,
         )
+
+    @cached_property
+    def on_device(self) -> Tensor:
+        """Joules on the device, copied there when first asked for."""
+        return torch.from_numpy(self.joules).to(self.device)
 
     def units_of(self, counts: Indices) -> int:
         """Exact cost of so many coordinates of each tensor."""
@@ -109,7 +125,8 @@ def _guess(
     if limits.units is not None:
         total_j = float(prices.joules @ np.array(inside))
         room = share_of(limits.budget_j - from_units(kept_units), total_j)
-        spent = in_shares(prices.on_device, total_j)[ranked.tensors].cumsum(0)
+        shares = torch.from_numpy(in_shares(prices.joules, total_j)).to(prices.device)
+        spent = shares[ranked.tensors].cumsum(0)
         edge = torch.full_like(guess, min(room, 2 * SHARES - 1))
         guess = torch.searchsorted(spent, edge, right=True)
     if limits.count is not None:

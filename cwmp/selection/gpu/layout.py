@@ -12,10 +12,13 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 BLOCK = 4096
 """Coordinates that one program classifies."""
+GROUP = 16
+"""Blocks that one program narrows down."""
 WORD_BITS = 32
 RUN = 8
 """Neighbours that are sampled together: a sector of 32 bytes of float32."""
@@ -63,18 +66,18 @@ def layout_of(sizes: tuple[int, ...], device: torch.device) -> Layout:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Runs:
-    """Runs of neighbours at random places, one in each stratum of each tensor.
+    """Runs of neighbours at random places, one in each stratum of each tensor; in pairs, shuffled.
 
     Attributes:
         tensors: tensor of each run, int32, shape (runs,).
-        begins: its first coordinate there, int64, shape (runs,).
-        weights: number of coordinates that one of it stands for, float64, shape (runs,).
+        begins: its first coordinate there, int64, shape (runs,); or its end, to fill a pair.
+        weights: number of coordinates that one in the sample stands for, by tensor, float64, on the host.
         unread: share of all coordinates that are not in the sample.
     """
 
     tensors: Tensor
     begins: Tensor
-    weights: Tensor
+    weights: NDArray[np.float64]
     unread: float
 
 
@@ -90,13 +93,15 @@ def runs_of(sizes: tuple[int, ...], device: torch.device, size: int, draw: int) 
         if runs * RUN < numel:
             edges = np.linspace(0, numel - RUN, runs + 1)
             begin = np.floor(random.uniform(edges[:-1], edges[1:])).astype(np.int64)
-        begins.append(begin)
-        tensors.append(np.full(runs, number, dtype=np.int32))
-        weights.append(np.full(runs, numel / min(runs * RUN, numel)))
+        begins.append(np.append(begin, np.full(runs % 2, numel)))
+        tensors.append(np.full(runs + runs % 2, number, dtype=np.int32))
+        weights.append(numel / min(runs * RUN, numel))
         read += min(runs * RUN, numel)
+    places = np.concatenate(begins).reshape(-1, 2)
+    order = random.permutation(len(places))
     return Runs(
-        tensors=torch.from_numpy(np.concatenate(tensors)).to(device),
-        begins=torch.from_numpy(np.concatenate(begins)).to(device),
-        weights=torch.from_numpy(np.concatenate(weights)).to(device),
+        tensors=torch.from_numpy(np.concatenate(tensors).reshape(-1, 2)[order].reshape(-1)).to(device),
+        begins=torch.from_numpy(places[order].reshape(-1)).to(device),
+        weights=np.array(weights),
         unread=1 - read / sum(sizes),
     )

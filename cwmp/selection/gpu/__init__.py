@@ -1,0 +1,1 @@
+"""Selection on the GPU that holds the gradient: the same choice as on the host, by Triton kernels."""
