@@ -168,6 +168,8 @@ class CostVector:
         Raises:
             UsageError: a name is unknown, a mask has another shape, or a count is impossible.
         """
+        # A tensor of no element has no coordinate, and no cost here.
+        kept = {name: part for name, part in kept.items() if isinstance(part, Touched) or part.shape.numel()}
         given = {name: self._touched(name, part) for name, part in kept.items()}
         touched = {name: given.get(name, _NOTHING) for name in self.tensors}
         full = sum(part.kept for part in touched.values()) == self.coordinates

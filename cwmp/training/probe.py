@@ -31,5 +31,5 @@ def expected_gain(federation: Federation) -> Gain:
             trained = train_client(federation, weights_of(federation.network), round_index=1, client=0)
     except DivergedError:
         return predicted_gains(price_groups(federation.budget.prices), (share,))[0]
-    histograms = {name: GradientHistogram.of(value) for name, value in trained.update.items()}
+    histograms = {name: GradientHistogram.of(trained.update[name]) for name in prices_j}
     return empirical_gains(histograms, prices_j, (share,))[0]

@@ -17,6 +17,7 @@ from cwmp.training.datasets import load_dataset
 from cwmp.training.federated import FederatedState, initial_state, participants, run_round, server_step
 from cwmp.training.federation import Federation, build_federation, local_settings
 from cwmp.training.local_training import DivergedError, batches, local_update, weights_of
+from cwmp.training.probe import expected_gain
 from cwmp.training.round_record import WALL_CLOCK_FIELDS, RoundReport, accuracies_of
 from cwmp.training.sparse_update import MeanUpdate, decode
 from profiler.devices import open_device
@@ -54,6 +55,26 @@ def same(first: dict[str, Tensor] | Any, second: dict[str, Tensor] | Any) -> boo
 
 def normalised() -> nn.Module:
     return nn.Sequential(nn.Linear(16, 4), nn.BatchNorm1d(4, track_running_stats=False))
+
+
+class Hollow(nn.Linear):
+    """A layer with a parameter that has no element."""
+
+    def __init__(self) -> None:
+        super().__init__(16, 4)
+        self.empty = nn.Parameter(torch.zeros(0))
+
+
+def hollow() -> nn.Module:
+    return Hollow()
+
+
+def test_a_parameter_without_elements_is_trained_around() -> None:
+    federation = build_federation(config(network=f"{__name__}:hollow", error_feedback=True), MODEL)
+    assert expected_gain(federation).cwmp > 0
+    state, (report, *_) = rounds(federation, 2)
+    assert state.finished_rounds == 2
+    assert 0 < report.clients[0].kept < 16 * 4 + 4
 
 
 def test_a_single_sample_at_the_end_of_an_epoch_is_known_before_training() -> None:

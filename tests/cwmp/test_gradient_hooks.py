@@ -153,6 +153,25 @@ def test_settings_that_change_after_wrapping_are_refused_before_anything_is_chan
         assert gradients.steps == 0
 
 
+def test_a_parameter_without_elements_has_no_coordinate() -> None:
+    for rule in ("cwmp", "dense"):
+        moved = []
+        for extra in (False, True):
+            network = perceptron()
+            if extra:
+                network.register_parameter("empty", nn.Parameter(torch.zeros(0)))
+            costs = costs_of(network)
+            fraction = None if rule == "dense" else 0.1
+            gradients = BudgetedGradients(costs, rule=rule, budget_fraction=fraction)  # type: ignore[arg-type]
+            optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+            sparse_steps(optimizer, network, gradients)
+            train(network, optimizer, range(2))
+            moved.append((network[0].weight, gradients.ledger))
+        (without, its_ledger), (with_it, ledger) = moved
+        assert torch.equal(without, with_it)
+        assert ledger == its_ledger
+
+
 def test_one_budget_is_needed() -> None:
     costs = costs_of(perceptron())
     with pytest.raises(UsageError, match="one budget"):
