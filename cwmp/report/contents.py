@@ -7,9 +7,10 @@ QUICKSTART/  records.jsonl, model.json, costs.json, comparison/ a COMPARE
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from calibration_data import UsageError
 from calibration_data.files import read_model
@@ -40,6 +41,8 @@ COMPARISON = "comparison"
 MAX_RUNS_IN_DETAIL = 60
 """A comparison of more runs, or of several variants, is shown by its own means over seeds."""
 
+Part = TypeVar("Part")
+
 _NEXT_STEP = "Give a folder that calijoule train, compare or quickstart has written."
 
 
@@ -67,9 +70,9 @@ class ReportContents:
     Attributes:
         name: of the folder.
         records: of the campaign; empty if they are not in the folder.
-        model: cost model; None if there is none.
-        fitted_here: whether the cost model was fitted to these records.
-        costs: prices of gradient coordinates; None if there are none.
+        models: cost models; where there are several, by the names of the variants that have them.
+        fitted_here: whether the first cost model was fitted to these records.
+        prices: of gradient coordinates; where several differ, by the names of the variants that have them.
         runs: training runs by name.
         comparison: of the runs; None if there is none.
         missing: parts that are not there, each with what would make it.
@@ -77,12 +80,17 @@ class ReportContents:
 
     name: str
     records: tuple[CalibrationRecord, ...]
-    model: CostModel | None
+    models: Mapping[str, CostModel]
     fitted_here: bool
-    costs: CostsDocument | None
+    prices: Mapping[str, CostsDocument]
     runs: tuple[TrainedRun, ...]
     comparison: ComparisonReport | None
     missing: tuple[str, ...]
+
+    @property
+    def model(self) -> CostModel | None:
+        """The first cost model."""
+        return next(iter(self.models.values()), None)
 
 
 def read_contents(folder: Path) -> ReportContents:
@@ -102,15 +110,20 @@ def read_contents(folder: Path) -> ReportContents:
     comparison_path = _first([place / COMPARISON_FILE for place in places])
     if not (run_folders or any((records_path, model_path, costs_path, comparison_path))):
         raise UsageError(f"{folder} holds nothing that a report can show.", next_step=_NEXT_STEP)
-    model = load_cost_model(model_path) if model_path else None
-    digests = records_sha256([records_path]) if records_path else None
     comparison = load_comparison(comparison_path) if comparison_path else None
+    models, prices = _of_variants(run_folders, comparison)
+    if model_path and not models:
+        models = {"": load_cost_model(model_path)}
+    if costs_path and not prices:
+        prices = {"": load_costs(costs_path)}
+    model = next(iter(models.values()), None)
+    digests = records_sha256([records_path]) if records_path else None
     contents = ReportContents(
         name=folder.resolve().name,
         records=tuple(read_records(records_path)) if records_path else (),
-        model=model,
+        models=models,
         fitted_here=model is not None and list(model.document.records_sha256) == digests,
-        costs=load_costs(costs_path) if costs_path else None,
+        prices=prices,
         runs=tuple(_read_runs(run_folders, comparison)),
         comparison=comparison,
         missing=(),
@@ -124,6 +137,37 @@ def _run_folders(folder: Path) -> list[Path]:
         return [folder]
     comparisons = (folder / RUNS, folder / COMPARISON / RUNS)
     return sorted(path.parent for runs in comparisons for path in runs.glob(f"*/{CONFIG}"))
+
+
+def _of_variants(
+    run_folders: Sequence[Path], comparison: ComparisonReport | None
+) -> tuple[dict[str, CostModel], dict[str, CostsDocument]]:
+    """Cost models and prices of a comparison's variants, from the first run of each; of one variant, none."""
+    if comparison is None or len(comparison.variants) < 2:
+        return {}, {}
+    names = {comparison.entries_of(item.name)[0].runs[0]: item.name for item in comparison.variants}
+    first = {names[folder.name]: folder for folder in run_folders if folder.name in names}
+    folders = {item.name: first[item.name] for item in comparison.variants if item.name in first}
+    models = {name: load_cost_model(folder / COST_MODEL) for name, folder in folders.items()}
+    prices = {name: load_costs(folder / COSTS) for name, folder in folders.items()}
+    return (
+        _distinct(models, lambda model: model.document),
+        _distinct(prices, lambda costs: costs.model_copy(update={"created": ""})),
+    )
+
+
+def _distinct(found: Mapping[str, Part], content: Callable[[Part], object]) -> dict[str, Part]:
+    """Those that differ, each under the names of all that are like it; without a name if all are alike."""
+    groups: list[tuple[list[str], Part]] = []
+    for name, part in found.items():
+        names = next((names for names, other in groups if content(other) == content(part)), None)
+        if names is None:
+            groups.append(([name], part))
+        else:
+            names.append(name)
+    if len(groups) == 1:
+        return {"": groups[0][1]}
+    return {", ".join(names): part for names, part in groups}
 
 
 def _read_runs(folders: Sequence[Path], comparison: ComparisonReport | None) -> Iterator[TrainedRun]:
@@ -144,11 +188,11 @@ def _read_runs(folders: Sequence[Path], comparison: ComparisonReport | None) -> 
 def _missing(contents: ReportContents) -> Iterator[str]:
     if not contents.records:
         yield "The records of the campaign: no sensors, no windows beside predictions. calijoule profile."
-    if contents.model is None:
+    if not contents.models:
         yield "A cost model: no cost of any operation. calijoule fit."
     elif contents.records and not contents.fitted_here:
         yield "The records that the cost model was fitted to: those in this folder are others."
-    if contents.costs is None:
+    if not contents.prices:
         yield "Prices of gradient coordinates. calijoule export."
     if not contents.runs:
         yield "Training runs: nothing about accuracy or budgets. calijoule train, calijoule compare."

@@ -8,14 +8,15 @@ Rules of this module:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 
 from calibration_data import __version__
+from cost_models import CostModel
 from cwmp.report.calibration import coefficients_section, device_section, diagnostics_section, fit_section
 from cwmp.report.comparison import comparison_section
-from cwmp.report.contents import ReportContents
+from cwmp.report.contents import Part, ReportContents
 from cwmp.report.costs import costs_section
 from cwmp.report.markup import Html, bullets, colour, definitions, element, join, paragraph
 from cwmp.report.summary import summary_section
@@ -64,10 +65,10 @@ def _provenances(contents: ReportContents) -> Iterator[tuple[str, str]]:
     """Each part with where its joules come from."""
     if contents.records:
         yield "windows of the campaign", in_words({record.provenance for record in contents.records})
-    if contents.model is not None:
-        yield "cost model", contents.model.provenance
-    if contents.costs is not None:
-        yield "prices", contents.costs.provenance
+    if contents.models:
+        yield "cost model", in_words({model.provenance for model in contents.models.values()})
+    if contents.prices:
+        yield "prices", in_words({costs.provenance for costs in contents.prices.values()})
     if contents.comparison is not None:
         yield "comparison", in_words({item.price_provenance for item in contents.comparison.variants})
     if contents.runs:
@@ -78,18 +79,18 @@ def _provenances(contents: ReportContents) -> Iterator[tuple[str, str]]:
 
 def _sections(contents: ReportContents) -> Iterator[_Section]:
     yield _Section(anchor="summary", title="Summary", content=summary_section(contents))
-    if contents.records or contents.model is not None:
-        content = device_section(contents.records, contents.model)
+    if contents.records or contents.models:
+        models: Mapping[str, CostModel | None] = contents.models or {"": None}
+        content = _each(models, lambda model: device_section(contents.records, model))
         yield _Section(anchor="device", title="Device and sensors", content=content)
-    if contents.model is not None:
-        content = coefficients_section(contents.model)
+    if contents.models:
+        content = _each(contents.models, coefficients_section)
         yield _Section(anchor="coefficients", title="Coefficients", content=content)
-        content = join((fit_section(contents), diagnostics_section(contents.model)))
+        content = join((fit_section(contents), _each(contents.models, diagnostics_section)))
         yield _Section(anchor="fit", title="How well the model fits", content=content)
-    if contents.costs is not None:
-        yield _Section(
-            anchor="prices", title="Joules per gradient coordinate", content=costs_section(contents.costs)
-        )
+    if contents.prices:
+        content = _each(contents.prices, costs_section)
+        yield _Section(anchor="prices", title="Joules per gradient coordinate", content=content)
     if contents.comparison is not None:
         yield _Section(
             anchor="comparison",
@@ -103,6 +104,11 @@ def _sections(contents: ReportContents) -> Iterator[_Section]:
     yield _Section(anchor="limits", title="Limits", content=bullets(LIMITS))
     words = element("div", definitions(WORDS), class_="glossary")
     yield _Section(anchor="words", title="Words", content=words)
+
+
+def _each(parts: Mapping[str, Part], content: Callable[[Part], Html]) -> Html:
+    """The same of every part, under its name if it has one."""
+    return join(join((element("h3", name) if name else "", content(part))) for name, part in parts.items())
 
 
 def _rendered(section: _Section) -> Html:
@@ -136,19 +142,28 @@ def _banner(contents: ReportContents) -> Html:
 
 def _facts(contents: ReportContents) -> Iterator[tuple[str, str]]:
     """Device, dates and versions, for the head of the page."""
-    model, records = contents.model, contents.records
-    device = records[0].device if records else model.device if model else None
-    if device is not None:
-        yield "device", f"{device.model_name} ({device.device})"
+    records = contents.records
+    devices = [record.device for record in records[:1]] or [
+        model.device for model in contents.models.values() if model.device
+    ]
+    if devices:
+        yield "device", _listed(f"{device.model_name} ({device.device})" for device in devices)
     if records:
         yield "records", f"{records[0].created} to {records[-1].created}"
-    if model is not None:
-        yield "cost model", model.document.created
-    if contents.costs is not None:
-        yield "prices", contents.costs.created
-    software = dict(model.document.software) if model else {}
+    if contents.models:
+        yield "cost model", _listed(model.document.created for model in contents.models.values())
+    if contents.prices:
+        yield "prices", _listed(costs.created for costs in contents.prices.values())
+    software: dict[str, str] = {}
+    for model in contents.models.values():
+        software |= model.document.software
     for record in records[:1]:
         software |= record.software
     for run in contents.runs:
         software |= run.report.software if run.report else {}
     yield "software", ", ".join(f"{name} {version}" for name, version in sorted(software.items()))
+
+
+def _listed(facts: Iterable[str]) -> str:
+    """Each of several facts once."""
+    return "; ".join(dict.fromkeys(facts))

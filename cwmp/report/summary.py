@@ -30,7 +30,8 @@ def summary_section(contents: ReportContents) -> Html:
 
 
 def _key_figures(contents: ReportContents) -> Iterator[tuple[str, str]]:
-    if contents.model is not None:
+    """Of several cost models or lists of prices none, for a figure would hold for one of them."""
+    if contents.model is not None and len(contents.models) == 1:
         counts = _counts(contents.model)
         found = contents.model.document.diagnostics
         yield (
@@ -41,9 +42,9 @@ def _key_figures(contents: ReportContents) -> Iterator[tuple[str, str]]:
             yield percent(found.mape_leave_one_family_out), "error on families that the fit never saw (MAPE)"
         if found.coverage95_leave_one_family_out is not None:
             yield percent(found.coverage95_leave_one_family_out, 0), "of them inside their 95 % interval"
-    if contents.costs is not None:
-        best = max(contents.costs.gains, key=lambda gain: gain.cwmp - gain.topk, default=None)
-        yield f"{contents.costs.var_ln_c:.2g}", "Var(ln c): how much the prices of coordinates differ"
+    for costs in contents.prices.values() if len(contents.prices) == 1 else ():
+        best = max(costs.gains, key=lambda gain: gain.cwmp - gain.topk, default=None)
+        yield f"{costs.var_ln_c:.2g}", "Var(ln c): how much the prices of coordinates differ"
         if best is not None:
             points = f"{100 * (best.cwmp - best.topk):+.1f} pt"
             share = f"{100 * best.budget_share:g} %"
@@ -51,16 +52,16 @@ def _key_figures(contents: ReportContents) -> Iterator[tuple[str, str]]:
 
 
 def _sentences(contents: ReportContents) -> Iterator[str]:
-    if contents.model is not None:
-        yield from _of_the_model(contents.model)
+    for name, model in contents.models.items():
+        yield from (f"{name}: {sentence}" if name else sentence for sentence in _of_the_model(model))
     if contents.comparison is None:
         yield from (_of_a_rule(group) for group in grouped_runs(contents.runs))
 
 
 def _verdicts(contents: ReportContents) -> Iterator[Html]:
     """Whether prices are worth it, before training and after it."""
-    if contents.costs is not None:
-        yield paragraph(contents.costs.verdict)
+    for name, costs in contents.prices.items():
+        yield paragraph(element("b", f"{name}: ") if name else "", costs.verdict)
     if contents.comparison is None:
         return
     for name in dict.fromkeys((*(variant.name for variant in contents.comparison.variants), "")):

@@ -22,7 +22,7 @@ from cost_models import CostModel, fit_cost_model, load_cost_model, save_cost_mo
 from cwmp.comparison.compare import compare
 from cwmp.comparison.plan import Variant
 from cwmp.config import training_config
-from cwmp.cost_document import costs_document, save_costs
+from cwmp.cost_document import costs_document, load_costs, save_costs
 from cwmp.cost_vector import cost_vector
 from cwmp.networks import build_network
 from cwmp.report import write_report
@@ -333,7 +333,7 @@ def variants(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Variant(name=EVIL, cost_model=model),
             Variant(
                 name="radio",
-                cost_model=model,
+                cost_model=known_cost_model(relative_u=0.1),
                 settings={"boundary": "update+uplink", "link": "wifi-2012"},
             ),
             Variant(name="wild", cost_model=model, settings=wild),
@@ -361,6 +361,21 @@ def test_variants_stand_beside_each_other_and_each_has_its_tables(variants: Path
     assert set(provenances) == {"simulated"}
     assert "wild--topk-b0.1-s0" in section.text
     assert "finite" in section.text
+
+
+def test_every_cost_model_and_every_list_of_prices_is_shown(variants: Path, tmp_path: Path) -> None:
+    page = read(variants, tmp_path / "report.html")
+    for section in ("device", "coefficients", "fit", "prices"):
+        assert [heading.text for heading in page.with_id(section).all("h3")] == [EVIL, "radio"]
+    for section, name in (("coefficients", "byte_dram_read"), ("prices", "0.weight")):
+        first, second = rows(page, section, name)
+        assert first.text != second.text
+    summary = page.with_id("summary").text
+    assert "radio: The cost model of" in summary
+    (of_first,) = {load_costs(path).verdict for path in variants.glob("runs/*script*/costs.json")}
+    (of_radio,) = {load_costs(path).verdict for path in variants.glob("runs/radio--*/costs.json")}
+    assert f"{EVIL}: {of_first}" in summary
+    assert f"radio: {of_radio}" in summary
 
 
 def test_the_runs_of_several_variants_are_not_thrown_together(variants: Path, tmp_path: Path) -> None:
