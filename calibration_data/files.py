@@ -118,7 +118,13 @@ def read_bounded(path: Path, limit_bytes: int, *, next_step: str = "") -> bytes:
 
 
 def parse_model(
-    path: Path, data: bytes | str, model: type[Model], *, where: str = "", strict: bool = False
+    path: Path,
+    data: bytes | str,
+    model: type[Model],
+    *,
+    where: str = "",
+    next_step: str = "",
+    strict: bool = False,
 ) -> Model:
     """Validate JSON against a model.
 
@@ -127,6 +133,7 @@ def parse_model(
         data: the JSON.
         model: what it must be.
         where: what part of the file it is, such as ``line 3: ``.
+        next_step: what to do where it is not.
         strict: whether values must already have their types.
 
     Raises:
@@ -135,7 +142,8 @@ def parse_model(
     try:
         return model.model_validate_json(data, strict=strict)
     except ValidationError as error:
-        raise InvalidFileError(path, where + describe_validation_error(error)) from error
+        problem = where + describe_validation_error(error)
+        raise InvalidFileError(path, problem, next_step=next_step) from error
 
 
 def read_model(

@@ -66,4 +66,10 @@ def _lines(path: Path) -> list[bytes]:
 
 
 def _parse(path: Path, number: int, line: bytes) -> CalibrationRecord:
-    return parse_model(path, line, CalibrationRecord, where=f"line {number}: ")
+    return parse_model(
+        path,
+        line,
+        CalibrationRecord,
+        where=f"line {number}: ",
+        next_step="Give what calijoule profile has written; cost models are for calijoule show.",
+    )

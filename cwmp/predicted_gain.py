@@ -270,7 +270,7 @@ def verdict(var_ln_c: float, gains: Sequence[Gain]) -> str:
     """
     best = max(gains, key=lambda gain: gain.over_topk)
     points = f"{100 * max(best.over_topk, 0.0):.2g} points of the squared norm"
-    budget = f"a {100 * best.budget_share:.3g} % budget"
+    budget = f"a budget of {100 * best.budget_share:.3g} % of the prices of all coordinates together"
     if best.over_topk < NEGLIGIBLE_GAIN:
         return (
             f"Top-K is as good here: with Var(ln c) = {var_ln_c:.2g}, prices are predicted to keep at most "

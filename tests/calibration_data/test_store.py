@@ -116,6 +116,12 @@ def test_the_field_that_breaks_the_schema_is_named(written: Path) -> None:
     assert "line 4: field 'replicates.1.duration_s'" in refusal(written)
 
 
+def test_a_cost_model_in_place_of_records_is_refused_with_the_next_step(path: Path) -> None:
+    path.write_text('{\n "schema": "calijoule/cost-model"\n}\n')
+    with pytest.raises(InvalidFileError, match=r"line 1: .*calijoule profile.*calijoule show"):
+        read_records(path)
+
+
 def test_an_endless_line_is_refused(path: Path) -> None:
     path.write_bytes(b" " * (MAX_LINE_BYTES + 1) + b"\n")
     assert "longer than" in refusal(path)

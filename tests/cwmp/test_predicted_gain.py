@@ -136,6 +136,8 @@ def test_the_verdict_depends_on_half_a_point() -> None:
         return Gain(budget_share=0.05, basis="laplace", topk=0.4, cwmp_l1=0.4, cwmp=0.4 + over)
 
     assert "Top-K is as good here" in verdict(0.001, [gain(0.0049), gain(0.001)])
+    words = "at a budget of 5 % of the prices of all coordinates together"
+    assert all(words in verdict(0.1, [gain(over_topk)]) for over_topk in (0.001, 0.1))
     assert "0.49 points" in verdict(0.001, [gain(0.0049), gain(0.001)])
     assert "Prices are worth it here" in verdict(0.3, [gain(0.001), gain(0.0051)])
     assert "Var(ln c) = 0.3" in verdict(0.3, [gain(0.1)])
