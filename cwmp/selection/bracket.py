@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cwmp.selection.chunk import Words
 from cwmp.selection.compiled import compiled
 from cwmp.selection.exact import Bins, new_bins
 from cwmp.selection.kernels import Lists, Scratch, Source, scan_piece
 from cwmp.selection.lanes import WORD, as_bits, lowest_bit, prefetch
 from cwmp.selection.limits import Limits
+from cwmp.selection.mask_bits import Words
 from cwmp.selection.prefix import bin_shift, fill_bins, key_of, key_range, score_at
 from cwmp.selection.scan import ROOM, Scanner
 from cwmp.selection.scores import price_at, random_score

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from cwmp.selection.compiled import compiled, summing
 from cwmp.selection.formats import without_sign
 from cwmp.selection.lanes import WORD, as_real, popcount, scan_words, true_bits
+from cwmp.selection.mask_bits import Words
 from cwmp.selection.scores import SMALLEST_SOUND, random_score
 
-Words = NDArray[np.uint64]
 Flags = NDArray[np.uint8]
 
 

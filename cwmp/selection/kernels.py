@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from cwmp.selection.chunk import (
     Flags,
-    Words,
     classify_run,
     judge_by_chance,
     judge_by_price,
@@ -32,6 +31,7 @@ from cwmp.selection.compiled import compiled
 from cwmp.selection.exact import Bins, add_cost
 from cwmp.selection.formats import bits_like, decode, position_of, readable, without_sign
 from cwmp.selection.lanes import WORD, as_real, lowest_bit, popcount, prefetch
+from cwmp.selection.mask_bits import Words
 from cwmp.selection.rules import MAGNITUDE, RANDOM, SQUARE_PER_JOULE
 from cwmp.selection.scores import (
     LARGEST_SCORE,

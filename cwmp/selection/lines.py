@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from cwmp.selection.compiled import compiled
 from cwmp.selection.formats import decode, position_of, readable, without_sign
 from cwmp.selection.lanes import WORD, as_real
+from cwmp.selection.mask_bits import Words
 
-Words = NDArray[np.uint64]
 Reals = NDArray[np.float64]
 Indices = NDArray[np.int64]
 

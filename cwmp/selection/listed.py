@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cwmp.selection.chunk import Words
 from cwmp.selection.compiled import compiled
 from cwmp.selection.kernels import Lists
 from cwmp.selection.lanes import WORD, as_bits
 from cwmp.selection.limits import Limits
-from cwmp.selection.mask_bits import set_bits
+from cwmp.selection.mask_bits import Words, set_bits
 from cwmp.selection.prefix import affordable
 from cwmp.selection.threads import in_threads
 from cwmp.selection.update import Part
