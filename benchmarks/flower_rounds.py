@@ -14,7 +14,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
-from rounds import CLIENTS, Case, case, plain_training
+from round_cases import CLIENTS, Case, case, plain_training
 
 
 class _Timed(FedAvg):
