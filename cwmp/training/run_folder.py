@@ -55,10 +55,10 @@ def open_folder(
     cost_model: CostModel,
     fleet: Fleet,
 ) -> None:
-    """Make the folder of a new run, or check that it is the folder of this run.
+    """Begin a new run in a folder that is there, or check that it is the folder of this run.
 
     Raises:
-        UsageError: it cannot be made, or is of a run with other settings.
+        UsageError: it is of a run with other settings.
         InvalidFileError: a file of the run to resume is missing or broken.
     """
     if (out / CONFIG).exists():
@@ -66,12 +66,6 @@ def open_folder(
         return
     if (out / ROUNDS).exists() or (out / CHECKPOINT).exists():
         raise InvalidFileError(out / CONFIG, "it is missing from a run that has begun")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"{out} cannot be made ({error.strerror}).", next_step="Choose another folder."
-        ) from error
     save_cost_model(out / COST_MODEL, cost_model)
     if fleet.groups:
         save_fleet(out / FLEET, fleet)
