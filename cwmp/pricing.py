@@ -280,10 +280,7 @@ class Pricing:
 
     def timed(self, work: Work) -> Work:
         """The same work with the seconds that all cores are awake and busy with it."""
-        if self.model.document.time_attribution != "active":
-            return work
-        duration_s = self.model.duration_s(work)
-        return work + Work({"awake_w": duration_s, "core_w": duration_s * self.memory.cores})
+        return self.timed_table(WorkTable.of([work]))[0]
 
     def timed_table(self, table: WorkTable) -> WorkTable:
         """The same for each of some works."""
