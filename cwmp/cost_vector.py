@@ -32,7 +32,7 @@ from cwmp.tensors import TensorLayout, trainable_tensors
 from cwmp.work_table import UnitWork, WorkTable
 
 if TYPE_CHECKING:
-    from cwmp.selection.result import Mask
+    from cwmp.selection.result import BitMask, Mask
 
 _NOTHING = Touched(kept=0, lines=0, rows=0)
 
@@ -168,15 +168,21 @@ class CostVector:
         Raises:
             UsageError: a name is unknown, a mask has another shape, or a count is impossible.
         """
+        from cwmp.selection.result import as_bits  # compiles kernels
+
         # A tensor of no element has no coordinate, and no cost here.
-        kept = {name: part for name, part in kept.items() if isinstance(part, Touched) or part.shape.numel()}
-        given = {name: self._touched(name, part) for name, part in kept.items()}
+        parts = {
+            name: part if isinstance(part, Touched) else as_bits(part)
+            for name, part in kept.items()
+            if isinstance(part, Touched) or part.shape.numel()
+        }
+        given = {name: self._touched(name, part) for name, part in parts.items()}
         touched = {name: given.get(name, _NOTHING) for name in self.tensors}
         full = sum(part.kept for part in touched.values()) == self.coordinates
-        counted = any(isinstance(part, Touched) for part in kept.values())
-        if full and not counted and list(kept) == list(self.tensors):
+        counted = any(isinstance(part, Touched) for part in parts.values())
+        if full and not counted and list(parts) == list(self.tensors):
             return self._cost_of_everything
-        return self._cost(touched, 0.0 if full else self._index_bytes(kept, touched), full=full)
+        return self._cost(touched, 0.0 if full else self._index_bytes(parts, touched), full=full)
 
     @cached_property
     def _cost_of_everything(self) -> MaskCost:
@@ -220,7 +226,7 @@ class CostVector:
     def _value_bytes(self, touched: Mapping[str, Touched]) -> float:
         return sum(part.kept * self.tensors[name].layout.element_bytes for name, part in touched.items())
 
-    def _index_bytes(self, kept: Mapping[str, Mask | Touched], touched: Mapping[str, Touched]) -> float:
+    def _index_bytes(self, kept: Mapping[str, BitMask | Touched], touched: Mapping[str, Touched]) -> float:
         """Bytes of the indices of a message that is not full."""
         coding = self.pricing.index_coding
         masks = {name: mask for name, mask in kept.items() if not isinstance(mask, Touched)}
@@ -234,15 +240,14 @@ class CostVector:
             if part.kept
         )
 
-    def _numbers(self, masks: Mapping[str, Mask]) -> NDArray[np.int64]:
+    def _numbers(self, masks: Mapping[str, BitMask]) -> NDArray[np.int64]:
         """Numbers of the kept coordinates, ascending through the network."""
         from cwmp.selection.mask_bits import coordinates_of  # compiles kernels
-        from cwmp.selection.result import as_bits
 
         parts, before = [np.empty(0, dtype=np.int64)], 0
         for layout in self.layouts:
             if layout.name in masks:
-                bits = as_bits(masks[layout.name])
+                bits = masks[layout.name]
                 parts.append(coordinates_of(bits.words, bits.kept) + before)
             before += layout.numel
         return np.concatenate(parts)

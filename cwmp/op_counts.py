@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
-from torch import Tensor
-
 from calibration_data import MemoryHierarchy, Work
 from cwmp.tensors import TensorLayout, expected_groups, touched_groups
 from profiler.microbenchmark import traffic
@@ -85,13 +83,15 @@ def expected_touched(layout: TensorLayout, memory: MemoryHierarchy, density: flo
 
 def count_touched(layout: TensorLayout, memory: MemoryHierarchy, mask: Mask) -> Touched:
     """What a mask really touches; the tensor is taken to start at a line and to lie in row-major order."""
-    kept = int(mask.count_nonzero()) if isinstance(mask, Tensor) else mask.kept
+    from cwmp.selection.result import as_bits  # compiles kernels
+
+    bits = as_bits(mask)
     groups = line_coordinates(layout, memory), row_coordinates(layout, memory)
-    if kept == layout.numel:
-        lines, rows = (-(-kept // group) for group in groups)
+    if bits.kept == layout.numel:
+        lines, rows = (-(-bits.kept // group) for group in groups)
     else:
-        lines, rows = (touched_groups(mask, group) for group in groups)
-    return Touched(kept=kept, lines=lines, rows=rows)
+        lines, rows = (touched_groups(bits, group) for group in groups)
+    return Touched(kept=bits.kept, lines=lines, rows=rows)
 
 
 def scan_work(layout: TensorLayout, level: str, memory: MemoryHierarchy) -> Work:

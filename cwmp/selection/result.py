@@ -93,11 +93,12 @@ class DeviceMask:
         return unpacked(self.bits, self.shape.numel())
 
 
-Mask = Tensor | TensorMask | DeviceMask
+BitMask = TensorMask | DeviceMask
+Mask = Tensor | BitMask
 """Which coordinates of a tensor are kept: booleans in its shape, or bits."""
 
 
-def as_bits(mask: Mask) -> TensorMask | DeviceMask:
+def as_bits(mask: Mask) -> BitMask:
     """A mask with a bit for each coordinate."""
     if not isinstance(mask, Tensor):
         return mask

@@ -33,7 +33,7 @@ from cwmp.selection.limits import Limits
 from cwmp.selection.mask_bits import all_bits
 from cwmp.selection.norms import absolute_sums, cheapest_j
 from cwmp.selection.on_gpu import passes_on_gpu
-from cwmp.selection.result import Certificate, DeviceMask, Selection, TensorMask
+from cwmp.selection.result import BitMask, Certificate, DeviceMask, Selection, TensorMask
 from cwmp.selection.rules import SCORED_RULES, SCORES, Rule, ScoredRule
 from cwmp.selection.scan import Scanner, default_threads
 from cwmp.selection.search import Found, ScannerPasses, find_prefix
@@ -183,7 +183,7 @@ class _Chosen:
         cheapest_j: joules of the cheapest coordinate that is not zero, when asked for; None if all are.
     """
 
-    masks: Mapping[str, TensorMask | DeviceMask]
+    masks: Mapping[str, BitMask]
     found: Found
     absolute: Callable[[], float]
     cheapest_j: Callable[[], float | None]
@@ -253,7 +253,7 @@ def _everything(scanner: Scanner) -> Found:
 
 def _selection(gradients: Mapping[str, Tensor], chosen: _Chosen, rule: Rule, budget_j: float) -> Selection:
     empty = all_bits(0)
-    masks: dict[str, TensorMask | DeviceMask] = {
+    masks: dict[str, BitMask] = {
         name: TensorMask(words=empty, shape=gradient.shape, device=gradient.device, kept=0)
         for name, gradient in gradients.items()
     }
